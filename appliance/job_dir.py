@@ -1,0 +1,124 @@
+"""A job directory: where everything about one job lies, and how stages leave word for the daemon.
+
+    state/jobs/0007-support/
+      job.json             the record, enough to rebuild the table from
+      dropped/             the files exactly as they were dropped
+      library.yaml         the library recipe the drop inherits from or uses, copied at intake
+      outcome.json         how the job ends, written before the publish stage starts
+      STAGE/               one folder a stage:
+        progress.jsonl     appended while it works, one JSON object a line
+        result.json        written last; the stage is done when it exists
+        problems.json      the input is wrong (exit code 2)
+        failure.json       failed with a class (exit code 1), or must wait (exit code 3)
+        stage.log          what it printed
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from appliance.errors import Problem, Reason
+from appliance.files import write_json
+from appliance.job import DroppedFile, FailureClass, Job, JobState, Outcome, Priority, Push, Role, Stage, Verdict, Waiting
+
+
+class JobDir:
+    """Reads and writes one job directory. Cheap to make; holds no state but the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def dropped(self) -> Path:
+        return self.path / "dropped"
+
+    @property
+    def library_recipe(self) -> Path:
+        return self.path / "library.yaml"
+
+    def stage(self, stage: Stage) -> Path:
+        """The folder of a stage, made when it is not there yet."""
+        folder = self.path / stage.value
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def read_job(self) -> Job:
+        """The record in `job.json`."""
+        return job_from_json(json.loads((self.path / "job.json").read_text()))
+
+    def write_job(self, job: Job) -> None:
+        write_json(self.path / "job.json", job_to_json(job))
+
+    def result(self, stage: Stage) -> dict[str, Any] | None:
+        """What a finished stage left, or None while it is not done."""
+        return _read(self.path / stage.value / "result.json")
+
+    def write_result(self, stage: Stage, result: dict[str, Any]) -> None:
+        write_json(self.stage(stage) / "result.json", result)
+
+    def problems(self, stage: Stage) -> list[Problem]:
+        """What a stage found wrong with the input; empty when it found nothing."""
+        entries = cast("list[dict[str, Any]] | None", _read(self.path / stage.value / "problems.json"))
+        return [Problem(**{**entry, "reason": Reason(entry["reason"])}) for entry in entries or []]
+
+    def write_problems(self, stage: Stage, problems: tuple[Problem, ...]) -> None:
+        write_json(self.stage(stage) / "problems.json", [problem.as_json() for problem in problems])
+
+    def failure(self, stage: Stage) -> dict[str, Any] | None:
+        """`{"failure" | "waiting": class, "message", "hint"}` of a stage that could not go on."""
+        return _read(self.path / stage.value / "failure.json")
+
+    def write_failure(self, stage: Stage, failure: dict[str, Any]) -> None:
+        write_json(self.stage(stage) / "failure.json", failure)
+
+    def outcome(self) -> dict[str, Any] | None:
+        return _read(self.path / "outcome.json")
+
+    def write_outcome(self, outcome: dict[str, Any]) -> None:
+        write_json(self.path / "outcome.json", outcome)
+
+
+class ProgressWriter:
+    """Appends events to a stage's `progress.jsonl`; each line is whole, flushed as it is written."""
+
+    def __init__(self, stage_folder: Path) -> None:
+        self._file = (stage_folder / "progress.jsonl").open("a", buffering=1)
+
+    def write(self, event: str, **facts: object) -> None:
+        """Record `event` now. Non-finite numbers are written as strings by the caller, never as bare NaN."""
+        line = json.dumps({"time": time.time(), "event": event, **facts}, allow_nan=False)
+        self._file.write(line + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """The object of `job.json`."""
+    return asdict(job)
+
+
+def job_from_json(value: dict[str, Any]) -> Job:
+    """The inverse of `job_to_json`."""
+    files = tuple(DroppedFile(**{**entry, "role": Role(entry["role"])}) for entry in value["files"])
+    typed = {
+        "state": JobState(value["state"]),
+        "priority": Priority(value["priority"]),
+        "waiting": Waiting(value["waiting"]),
+        "push": Push(value["push"]),
+        "stage": Stage(value["stage"]) if value["stage"] else None,
+        "outcome": Outcome(value["outcome"]) if value["outcome"] else None,
+        "verdict": Verdict(value["verdict"]) if value["verdict"] else None,
+        "failure": FailureClass(value["failure"]) if value["failure"] else None,
+        "files": files,
+    }
+    return Job(**{**value, **typed})

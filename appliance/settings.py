@@ -1,0 +1,148 @@
+"""Settings: environment variables with the prefix `APPLIANCE_`, also read from `.env`.
+
+A secret setting `X` may be given as `X_FILE`, the name of a file that holds it. An unknown variable with the prefix
+is an error, so that a misspelt setting cannot be ignored in silence.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from appliance.errors import ApplianceError
+
+PREFIX = "APPLIANCE_"
+SECRETS = ("API_TOKEN", "READ_TOKEN", "HUB_TOKEN", "HUB_READ_TOKEN")
+
+
+class SettingsError(ApplianceError):
+    """A setting is misspelt or has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class Settings(BaseSettings):
+    """Every setting with its default, grouped as README and `contract` group them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    # Folders
+    inbox: Path = Path("inbox")
+    outbox: Path = Path("outbox")
+    recipes: Path = Path("recipes")
+    state: Path = Path("state")
+    models: Path = Path("models")
+
+    # Intake
+    quiet_seconds: float = Field(5, ge=0)
+    pair_seconds: float = Field(10, ge=0)
+    scan_seconds: float = Field(2, gt=0)
+    max_drop_gb: float = Field(50, gt=0)
+    allowed_base_models: Annotated[tuple[str, ...] | None, NoDecode] = None
+    allowed_datasets: Annotated[tuple[str, ...], NoDecode] = ()
+
+    # Machine
+    memory_reserve_gb: float = Field(12, ge=0)
+    memory_floor_gb: float = Field(8, ge=0)
+    memory_kill_floor_gb: float = Field(4, ge=0)
+    disk_reserve_gb: float = Field(20, ge=0)
+    gpu_peak_tflops: float | None = Field(None, gt=0)
+
+    # Jobs
+    checkpoint_minutes: float = Field(10, gt=0)
+    stall_minutes: float = Field(20, gt=0)
+    max_attempts: int = Field(3, ge=1)
+    max_job_hours: float = Field(72, gt=0)
+    max_priority: Literal["high", "normal", "low"] = "high"
+    train_window: str | None = None
+    before_train_url: str | None = None
+    after_train_url: str | None = None
+
+    # Data
+    keep_datasets: Literal["outbox", "state", "delete"] = "outbox"
+    keep_finished_days: float = Field(30, ge=0)
+
+    # Hub
+    hub_org: str | None = None
+    hub_push: bool = True
+    hub_push_when: Literal["improved", "not_worse", "not_broken"] = "not_worse"
+    hub_allow_public: bool = False
+    hub_token: str | None = Field(None, repr=False)
+    hub_read_token: str | None = Field(None, repr=False)
+
+    # Service
+    listen: str = "127.0.0.1:8080"
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    api_token: str | None = Field(None, repr=False)
+    read_token: str | None = Field(None, repr=False)
+    log_format: Literal["text", "json"] = "text"
+    notify_urls: Annotated[tuple[str, ...], NoDecode] = ()
+    heartbeat_url: str | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` passes in: the environment is read there, once, with unknown names refused."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Self:
+        """Settings from the environment over `.env` over the defaults.
+
+        Raises SettingsError naming every variable that is unknown or cannot be used.
+        """
+        environment = os.environ if environment is None else environment
+        from_file = dotenv_values(dotenv or ".env")
+        raw = {k: v for k, v in {**from_file, **environment}.items() if k.upper().startswith(PREFIX) and v}
+        values, problems = _read_variables(raw, set(cls.model_fields))
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            problems += [_explain(entry) for entry in error.errors()]
+        if problems:
+            raise SettingsError("; ".join(problems), hint="README.md lists the settings and their values.")
+        return settings
+
+
+def _read_variables(raw: Mapping[str, str | None], known: set[str]) -> tuple[dict[str, Any], list[str]]:
+    values: dict[str, Any] = {}
+    problems = []
+    secret_files = {f"{name}_FILE".lower(): name.lower() for name in SECRETS}
+    for variable, text in raw.items():
+        name = variable[len(PREFIX) :].lower()
+        if name in secret_files:
+            try:
+                values[secret_files[name]] = Path(text or "").read_text().strip()
+            except OSError as error:
+                problems.append(f"{variable} names {text}, which cannot be read: {error.strerror}")
+        elif name in known:
+            values[name] = _split(text or "") if name in _LISTS else text
+        else:
+            near = difflib.get_close_matches(name, [*known, *secret_files], n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+            problems.append(f"{variable} is not a setting{hint}")
+    return values, problems
+
+
+_LISTS = {"allowed_base_models", "allowed_datasets", "allowed_hosts", "notify_urls"}
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """`a, b` or `["a", "b"]` as a tuple of words."""
+    return tuple(word for word in (part.strip(" \"'") for part in text.strip(" []").split(",")) if word)
+
+
+def _explain(entry: Any) -> str:
+    name = PREFIX + str(entry["loc"][0]).upper()
+    return f"{name} is {entry['input']!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"

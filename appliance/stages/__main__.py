@@ -1,0 +1,77 @@
+"""`python -m appliance.stages STAGE JOB_DIR`: run one stage on a job directory.
+
+Exit codes: 0 done, `result.json` is there · 2 the input is wrong, see `problems.json` · 3 the machine is not ready,
+see `failure.json` · 1 it failed, see `failure.json` or, without one, `stage.log` · 4 it stopped because it was asked to
+(SIGTERM) and can go on later.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from appliance.errors import InputError, NotReadyError, StageFailure
+from appliance.job import FailureClass, Stage
+from appliance.job_dir import JobDir
+from appliance.settings import Settings
+
+STOPPED = 4
+
+
+class Stopped(Exception):
+    """Raised by a stage that was asked to stop and has saved what it could."""
+
+
+def main() -> int:
+    stage, job = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]).resolve())
+    _die_with_parent()
+    return run(stage, job, Settings.load())
+
+
+def run(stage: Stage, job: JobDir, settings: Settings) -> int:
+    """Run one stage to its end and leave word of what came of it. Returns the exit code."""
+    folder = job.stage(stage)
+    for stale in ("problems.json", "failure.json"):
+        (folder / stale).unlink(missing_ok=True)
+    try:
+        result = importlib.import_module(f"appliance.stages.{stage}").run(job, settings)
+    except InputError as error:
+        job.write_problems(stage, error.problems)
+        return error.exit_code
+    except NotReadyError as error:
+        job.write_failure(stage, {"waiting": error.waiting, "message": error.message, "hint": error.hint})
+        return error.exit_code
+    except StageFailure as error:
+        job.write_failure(stage, {"failure": error.failure, "message": error.message, "hint": error.hint})
+        return error.exit_code
+    except Stopped:
+        return STOPPED
+    except OSError as error:
+        # ENOSPC and EDQUOT can come from any line; they have a class of their own.
+        traceback.print_exc()
+        if error.errno in (28, 122):
+            where = f" while writing {error.filename}" if error.filename else ""
+            job.write_failure(stage, {"failure": FailureClass.DISK_FULL, "message": f"the disk is full{where}", "hint": None})
+        return 1
+    job.write_result(stage, result)
+    return 0
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the daemon's main thread ends, however it ends.
+
+    PR_SET_PDEATHSIG (1) follows the thread that spawned us. A parent already gone is seen in getppid.
+    """
+    expected = os.environ.get("_APPLIANCE_PARENT_PID")
+    if expected is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(expected):
+        sys.exit(STOPPED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
