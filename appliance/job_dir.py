@@ -1,16 +1,16 @@
 """A job directory: where everything about one job lies, and how stages leave word for the daemon.
 
-    state/jobs/0007-support/
-      job.json             the record, enough to rebuild the table from
-      dropped/             the files exactly as they were dropped
-      library.yaml         the library recipe the drop inherits from or uses, copied at intake
-      outcome.json         how the job ends, written before the publish stage starts
-      STAGE/               one folder a stage:
-        progress.jsonl     appended while it works, one JSON object a line
-        result.json        written last; the stage is done when it exists
-        problems.json      the input is wrong (exit code 2)
-        failure.json       failed with a class (exit code 1), or must wait (exit code 3)
-        stage.log          what it printed
+state/jobs/0007-support/
+  job.json             the record, enough to rebuild the table from
+  dropped/             the files exactly as they were dropped
+  library.yaml         the library recipe the drop inherits from or uses, copied at intake
+  outcome.json         how the job ends, written before the publish stage starts
+  STAGE/               one folder a stage:
+    progress.jsonl     appended while it works, one JSON object a line
+    result.json        written last; the stage is done when it exists
+    problems.json      the input is wrong (exit code 2)
+    failure.json       failed with a class (exit code 1), or must wait (exit code 3)
+    stage.log          what it printed
 """
 
 import json
@@ -21,7 +21,19 @@ from typing import Any, cast
 
 from appliance.errors import Problem, Reason
 from appliance.files import write_json
-from appliance.job import DroppedFile, FailureClass, Job, JobState, Outcome, Priority, Push, Role, Stage, Verdict, Waiting
+from appliance.job import (
+    DroppedFile,
+    FailureClass,
+    Job,
+    JobState,
+    Outcome,
+    Priority,
+    Push,
+    Role,
+    Stage,
+    Verdict,
+    Waiting,
+)
 
 
 class JobDir:
@@ -95,9 +107,10 @@ class ProgressWriter:
         self._file.close()
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None when there is no such file."""
     try:
-        return json.loads(path.read_text())
+        return cast("dict[str, Any]", json.loads(path.read_text()))
     except FileNotFoundError:
         return None
 

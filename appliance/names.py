@@ -1,0 +1,91 @@
+"""Names of files and jobs. Names are data: never paths, labels or shell words. Pure."""
+
+import re
+import unicodedata
+from fnmatch import fnmatchcase
+from pathlib import PurePath
+from typing import Final
+
+from appliance.job import Role
+
+DATA_SUFFIXES: Final = (".jsonl.gz", ".jsonl", ".json", ".csv", ".parquet")
+RECIPE_SUFFIXES: Final = (".yaml", ".yml")
+CHECKSUM_SUFFIX: Final = ".sha256"
+
+READ_ME: Final = "READ ME FIRST.txt"
+SENTINEL: Final = ".appliance"
+CHECK_FOLDER: Final = "check"
+
+# What editors, browsers, sync clients and operating systems leave behind; compared in lower case.
+# fmt: off
+IGNORED_FILES: Final = (
+    ".*", "~syncthing~*", "~$*", "*~", "#*#", "4913",
+    "*.part", "*.partial", "*.partial~", "*.????????.partial", "*.crdownload", "*.download", "*.filepart",
+    "*.tmp", "*.temp", "*.swp", "*.swx", "*.swo", "*.bak", "*.!ut", "*.!sync", "*.icloud", "*.lnk", "*.url",
+    "*:zone.identifier", "*.identifier", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+)
+IGNORED_FOLDERS: Final = (
+    ".*", "@eadir", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "system volume information",
+    "network trash folder", "temporary items", "__macosx", "lost+found",
+)
+# fmt: on
+
+
+def ignored(name: str, *, folder: bool) -> bool:
+    """Whether a file or folder of this name is never looked at and never touched."""
+    low = name.lower()
+    patterns = IGNORED_FOLDERS if folder else IGNORED_FILES
+    return name == READ_ME or any(fnmatchcase(low, pattern) for pattern in patterns)
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """`Support.JSONL` as `("Support", ".jsonl")`; the suffix is in lower case and may have two parts."""
+    low = name.lower()
+    for suffix in (*DATA_SUFFIXES, *RECIPE_SUFFIXES, CHECKSUM_SUFFIX):
+        if low.endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], suffix
+    path = PurePath(name)
+    return path.stem, path.suffix.lower()
+
+
+def role_of(name: str) -> tuple[str, Role]:
+    """What a file in the inbox is for, and the stem by which it finds its partners.
+
+    `support.eval.jsonl` is the held-out file of `support`; `support.sha256` and `support.jsonl.sha256` both belong to
+    `support`.
+    """
+    stem, suffix = split_suffix(name)
+    if suffix in RECIPE_SUFFIXES:
+        return stem, Role.RECIPE
+    if suffix == CHECKSUM_SUFFIX:
+        inner, inner_suffix = split_suffix(stem)
+        return (inner if inner_suffix in DATA_SUFFIXES else stem), Role.CHECKSUM
+    if suffix not in DATA_SUFFIXES:
+        return stem, Role.OTHER
+    if stem.lower().endswith(".eval"):
+        return stem[: -len(".eval")], Role.EVAL
+    return stem, Role.DATASET
+
+
+def printable(name: str) -> str:
+    """A name as it can be shown and stored: bytes that are not UTF-8, control and direction marks become escapes."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def slug(name: str) -> str:
+    """A job's name as it may stand in a directory name or address: `a-z 0-9 . _ -`, at most 60 characters."""
+    plain = unicodedata.normalize("NFKD", printable(name)).encode("ascii", "ignore").decode()
+    words = re.sub(r"[^A-Za-z0-9._]+", "-", plain).strip("-._").lower()
+    return words[:60].rstrip("-._") or "job"
+
+
+def job_id(number: int, name: str) -> str:
+    """`NNNN-name`: the sequence number with at least four digits, and the slug."""
+    return f"{number:04d}-{slug(name)}"
+
+
+def job_number(directory_name: str) -> int | None:
+    """The number in front of a directory name like `0008-support.rejected`, or None when it is not one of ours."""
+    match = re.match(r"(\d{4,})-", directory_name)
+    return int(match.group(1)) if match else None

@@ -1,0 +1,325 @@
+"""The SQLite database: jobs, drop keys, attempts, events, requests and counters.
+
+One writer, write-ahead log, `synchronous=FULL`: what was committed survives a power cut. Every change of a job goes
+through a transaction of this module; readers may be other threads and other processes.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import ApplianceError
+from appliance.job import ENDED, DroppedFile, Job, JobState, Stage
+from appliance.job_dir import job_from_json, job_to_json
+from appliance.store_schema import SCHEMA_VERSION, migrate
+
+BUSY_SECONDS = 30.0
+
+
+class StoreError(ApplianceError):
+    """The database cannot be used; the hint says what to do. Never answered by starting empty."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class DropKey:
+    """The identity of a source file that was taken in."""
+
+    path: bytes
+    device: int
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for: `action` on `target`, written by the command line, a page or a button file."""
+
+    id: int
+    action: str
+    target: str
+    arguments: dict[str, Any]
+
+
+class Store:
+    """An open database. Connections are per thread, so that readers never wait for the loop."""
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        self.path = path
+        self._readonly = readonly
+        self._local = threading.local()
+        try:
+            with self.transaction() if not readonly else self._reading() as connection:
+                _check(connection, path, migrating=not readonly)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the database {path} cannot be used: {error}",
+                hint="Stop the appliance, keep a copy of the file, and see docs/operations.md: it can be rebuilt.",
+            ) from error
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = _connect(self.path, readonly=self._readonly)
+        connection: sqlite3.Connection = self._local.connection
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic change. Nested calls join the outer transaction."""
+        connection = self.connection
+        if connection.in_transaction:
+            yield connection
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        yield self.connection
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if hasattr(self._local, "connection"):
+            self._local.connection.close()
+            del self._local.connection
+
+    # Facts about the installation
+
+    def fact(self, name: str) -> str | None:
+        row = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        with self.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    # Jobs
+
+    def add_job(self, job: Job, keys: Iterable[DropKey] = ()) -> None:
+        """Record a new job and the identities of the files that it came from, in one transaction."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO jobs (number, id, uuid, state, record, identity) VALUES (?, ?, ?, ?, ?, ?)",
+                (job.number, job.id, job.uuid, job.state, _dump(job), None),
+            )
+            connection.executemany(
+                "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size) VALUES (?, ?, ?, ?, ?, ?)",
+                [(job.number, key.path, str(key.device), str(key.inode), key.mtime_ns, key.size) for key in keys],
+            )
+
+    def set_identity(self, number: int, identity: str) -> None:
+        """What makes another drop the same: a hash of the data and the resolved recipe."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE jobs SET identity = ? WHERE number = ?", (identity, number))
+
+    def active_job_with_identity(self, identity: str) -> Job | None:
+        """The job that waits or runs with the same data and recipe."""
+        rows = self.connection.execute(f"SELECT record FROM jobs WHERE identity = ? AND {_ACTIVE}", (identity,))
+        return next((_load(row[0]) for row in rows), None)
+
+    def save(self, job: Job) -> None:
+        """Replace the record of a job."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE jobs SET state = ?, record = ?, finished = ? WHERE number = ?",
+                (job.state, _dump(job), job.finished, job.number),
+            )
+
+    def job(self, number: int) -> Job | None:
+        row = self.connection.execute("SELECT record FROM jobs WHERE number = ?", (number,)).fetchone()
+        return _load(row[0]) if row else None
+
+    def active_jobs(self) -> list[Job]:
+        """Jobs that have not ended, oldest first."""
+        rows = self.connection.execute(f"SELECT record FROM jobs WHERE {_ACTIVE} ORDER BY number")
+        return [_load(row[0]) for row in rows]
+
+    def recent_jobs(self, limit: int = 50) -> list[Job]:
+        """The newest jobs in any state, newest first."""
+        rows = self.connection.execute("SELECT record FROM jobs ORDER BY number DESC LIMIT ?", (limit,))
+        return [_load(row[0]) for row in rows]
+
+    def ended_since(self, time: float) -> list[Job]:
+        """Jobs that ended at or after `time`, oldest first."""
+        rows = self.connection.execute("SELECT record FROM jobs WHERE finished >= ? ORDER BY finished, number", (time,))
+        return [_load(row[0]) for row in rows]
+
+    def count_by_state(self) -> dict[JobState, int]:
+        rows = self.connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")
+        counts = {JobState(state): count for state, count in rows}
+        return {state: counts.get(state, 0) for state in JobState}
+
+    def highest_number(self) -> int:
+        row = self.connection.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
+        return int(row[0])
+
+    # Source files
+
+    def leftover(self, key: DropKey) -> int | None:
+        """The number of the job that this very file became, when its removal from the inbox is not done yet."""
+        row = self.connection.execute(
+            "SELECT number FROM drop_keys"
+            " WHERE path = ? AND device = ? AND inode = ? AND mtime_ns = ? AND size = ? AND removed = 0",
+            (key.path, str(key.device), str(key.inode), key.mtime_ns, key.size),
+        ).fetchone()
+        return int(row[0]) if row else None
+
+    def mark_removed(self, path: bytes) -> None:
+        """The source at `path` is gone from the inbox: a new file there is a new drop, whatever its inode."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE drop_keys SET removed = 1 WHERE path = ? AND removed = 0", (path,))
+
+    def unremoved_paths(self) -> list[bytes]:
+        """Paths of sources that were taken in and, as far as is known, still lie in the inbox."""
+        rows = self.connection.execute("SELECT DISTINCT path FROM drop_keys WHERE removed = 0")
+        return [bytes(row[0]) for row in rows]
+
+    # Attempts
+
+    def start_attempt(self, number: int, stage: Stage, *, mark: str, boot_id: str, now: float) -> int:
+        """Count an attempt before it starts, and return how many there were since the stage last got further.
+
+        `mark` says how far the stage has come (its newest checkpoint): an attempt that moved it starts a new count, so
+        a job is given up only when it fails again and again at the same place.
+        """
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO attempts (number, stage, mark, boot_id, started) VALUES (?, ?, ?, ?, ?)",
+                (number, stage, mark, boot_id, now),
+            )
+        return self.attempts(number, stage, mark=mark)
+
+    def attempts(self, number: int, stage: Stage, *, mark: str | None = None) -> int:
+        """Attempts of a stage that count: all, or those that began at `mark`."""
+        row = self.connection.execute(
+            "SELECT count(*) FROM attempts WHERE number = ? AND stage = ? AND counted = 1 AND (? IS NULL OR mark = ?)",
+            (number, stage, mark, mark),
+        ).fetchone()
+        return int(row[0])
+
+    def note_process(self, number: int, stage: Stage, *, pid: int, pid_started: int) -> None:
+        """Remember which process works on the newest attempt, to find it again after a crash of the daemon."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE attempts SET pid = ?, pid_started = ? WHERE rowid ="
+                " (SELECT max(rowid) FROM attempts WHERE number = ? AND stage = ?)",
+                (pid, pid_started, number, stage),
+            )
+
+    def end_attempt(self, number: int, stage: Stage, *, exit_code: int | None, counted: bool, now: float) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE attempts SET ended = ?, exit_code = ?, counted = ? WHERE rowid ="
+                " (SELECT max(rowid) FROM attempts WHERE number = ? AND stage = ?)",
+                (now, exit_code, counted, number, stage),
+            )
+
+    def open_attempts(self) -> list[dict[str, Any]]:
+        """Attempts that no one saw the end of: the daemon or the host went down under them."""
+        cursor = self.connection.execute(
+            "SELECT number, stage, boot_id, pid, pid_started FROM attempts WHERE ended IS NULL"
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    # Events, requests, counters
+
+    def note(self, number: int | None, event: str, *, now: float, **facts: object) -> None:
+        """Append to a job's history; `number` None is the appliance's own."""
+        with self.transaction() as connection:
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?)", (now, number, event, json.dumps(facts)))
+
+    def events(self, number: int) -> list[dict[str, Any]]:
+        """A job's history, oldest first."""
+        rows = self.connection.execute(
+            "SELECT time, event, facts FROM events WHERE number = ? ORDER BY rowid", (number,)
+        )
+        return [{"time": time, "event": event, **json.loads(facts)} for time, event, facts in rows]
+
+    def ask(self, action: str, target: str, *, now: float, **arguments: object) -> None:
+        """Leave a request for the loop."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO requests (action, target, arguments, asked) VALUES (?, ?, ?, ?)",
+                (action, target, json.dumps(arguments), now),
+            )
+
+    def requests(self) -> list[Request]:
+        rows = self.connection.execute("SELECT id, action, target, arguments FROM requests ORDER BY id")
+        return [Request(id, action, target, json.loads(arguments)) for id, action, target, arguments in rows]
+
+    def drop_request(self, request_id: int) -> None:
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM requests WHERE id = ?", (request_id,))
+
+    def count(self, name: str, labels: Mapping[str, str] | None = None, amount: float = 1.0) -> None:
+        """Add to a counter that goes on across restarts."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                (name, json.dumps(labels or {}, sort_keys=True), amount),
+            )
+
+    def observe(
+        self, name: str, value: float, buckets: Iterable[float], labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Add to a histogram that goes on across restarts. Only the first bucket that holds `value` is counted."""
+        with self.transaction():
+            edge = next((edge for edge in buckets if value <= edge), float("inf"))
+            self.count(f"{name}_bucket", {**(labels or {}), "le": str(edge)})
+            self.count(f"{name}_sum", labels, value)
+
+    def counters(self) -> list[tuple[str, Mapping[str, str], float]]:
+        rows = self.connection.execute("SELECT name, labels, value FROM counters")
+        return [(name, json.loads(labels), value) for name, labels, value in rows]
+
+
+# Constants of ours, never words from outside.
+_ACTIVE = "state NOT IN ({})".format(", ".join(f"'{state}'" for state in sorted(ENDED)))
+
+
+def keys_of(files: Iterable[DroppedFile], sources: Mapping[str, bytes]) -> list[DropKey]:
+    """The drop keys of files that were taken in; `sources` maps their names to the raw path in the inbox."""
+    return [DropKey(sources[f.name], f.device, f.inode, f.mtime_ns, f.bytes) for f in files]
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    if not readonly:
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path, *, migrating: bool) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the database {path} was written by a newer appliance (schema {version}, this one knows {SCHEMA_VERSION})",
+            hint="Start the newer version again, or see docs/upgrade.md for going back.",
+        )
+    if migrating:
+        migrate(connection, version)
+
+
+def _dump(job: Job) -> str:
+    return json.dumps(job_to_json(job))
+
+
+def _load(record: str) -> Job:
+    return job_from_json(json.loads(record))
