@@ -5,8 +5,8 @@ description says which values work: it completes the sentence "learning_rate is 
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
@@ -228,3 +228,17 @@ def resolve(own: Mapping[str, Any], library: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(value, Mapping) and isinstance(below, Mapping)
         merged[key] = {**below, **value} if nested else value  # type: ignore[dict-item]
     return merged
+
+
+def _expectations() -> Iterator[tuple[str, str]]:
+    for key, field in Recipe.model_fields.items():
+        yield key, field.description or ""
+    for group, model in (("lora", LoRA), ("hub", Hub)):
+        for key, field in model.model_fields.items():
+            yield f"{group}.{key}", field.description or ""
+    for key, hint in get_type_hints(ChatTemplateKwargs, include_extras=True).items():
+        yield f"chat_template_kwargs.{key}", hint.__metadata__[0].description
+
+
+# Every key as it is written in prose (`lora.r`), with the values that work.
+EXPECTED: Final[Mapping[str, str]] = dict(_expectations())

@@ -1,0 +1,184 @@
+"""From the YAML somebody dropped to a Recipe, or to every problem in it at once. Pure."""
+
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+
+from appliance.errors import InputError, Problem, Reason
+from appliance.foreign_names import explain_unknown
+from appliance.job import Priority
+from appliance.recipe import EXPECTED, RIVALS, DatasetName, ModelName, Recipe, Sha256, resolve
+from appliance.wording import clip, visible
+from appliance.yaml_tree import Path, Place, Tree, read_tree
+
+_MOST_PROBLEMS: Final = 100
+_LONGEST_VALUE: Final = 60
+_GROUPS: Final = ("lora", "hub", "chat_template_kwargs")
+
+
+def parse_recipe(text: bytes, *, name: str, library: tuple[str, bytes] | None = None) -> Recipe:
+    """Read a recipe, over the library recipe it inherits from if there is one.
+
+    Raises one InputError naming every problem in both, each with its file and line.
+    """
+    own = read_tree(text, name=name)
+    tree = _merge(own, read_tree(library[1], name=library[0])) if library else own
+    recipe, found = _validate(tree, name)
+    problems = [*tree.problems, *found]
+    if problems or recipe is None:
+        order = sorted(problems, key=lambda problem: (problem.file != name, problem.line or 0))
+        raise InputError(order[:_MOST_PROBLEMS])
+    return recipe
+
+
+class Peek(NamedTuple):
+    """What intake needs of a recipe before anybody has checked it; None for what is not there or cannot be used."""
+
+    base_model: str | None = None
+    dataset: str | None = None
+    sha256: str | None = None
+    priority: Priority | None = None
+
+
+def peek(text: bytes) -> Peek:
+    """Read what can be read of a recipe, whatever else is wrong with it. Never raises."""
+    values = read_tree(text, name="").values
+    return Peek(*(_usable(values.get(key), adapter) for key, adapter in _PEEKED.items()))
+
+
+_PEEKED: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "base_model": TypeAdapter(ModelName),
+    "dataset": TypeAdapter(DatasetName),
+    "sha256": TypeAdapter(Sha256),
+    "priority": TypeAdapter(Priority),
+}
+
+
+def _usable(value: object, adapter: TypeAdapter[Any]) -> Any:  # noqa: ANN401
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _merge(own: Tree, library: Tree) -> Tree:
+    return Tree(
+        values=resolve(own.values, library.values),
+        places={**library.places, **own.places},
+        problems=[*own.problems, *library.problems],
+        spoilt=own.spoilt | {path for path in library.spoilt if path not in own.places},
+        whole=own.whole and library.whole,
+    )
+
+
+def _validate(tree: Tree, name: str) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe if the values make one, and whatever keeps them from it."""
+    rivals = list(_rivals(tree, name))
+    too_many = {problem.key for problem in rivals}
+    problems = [*rivals, *_not_yet(tree, name)]
+    try:
+        recipe = Recipe.model_validate({key: value for key, value in tree.values.items() if key not in too_many})
+    except ValidationError as error:
+        return None, [*problems, *_explain_all(error.errors(include_url=False), tree, name)]
+    return recipe, problems
+
+
+def _problem(tree: Tree, path: Path, code: str, message: str, name: str, expected: str | None = None) -> Problem:
+    place = tree.places.get(path)
+    # What stands behind an unknown key may be a token: only the key is repeated.
+    found = None if place is None else ".".join(path) if code == "unknown_key" else place.written
+    return Problem(
+        code,
+        message,
+        Reason.RECIPE_SCHEMA,
+        file=place.file if place else name,
+        line=place.line if place else None,
+        key=".".join(path),
+        found=None if found is None else clip(visible(found), _LONGEST_VALUE),
+        expected=expected,
+    )
+
+
+def _rivals(tree: Tree, name: str) -> Iterator[Problem]:
+    for one, other in RIVALS:
+        if all(tree.values.get(key) not in (None, "auto") for key in (one, other)):
+            later = max((one, other), key=lambda key: tree.places[key,].line)
+            message = f"{one} and {other} are both set, and they exclude each other; keep one of them"
+            yield _problem(tree, (later,), "exclusive_keys", message, name, f"{one} or {other}, not both")
+
+
+def _not_yet(tree: Tree, name: str) -> Iterator[Problem]:
+    """What the model of a recipe knows, and the appliance cannot do before a later release."""
+    method, dataset, hub = (tree.values.get(key) for key in ("method", "dataset", "hub"))
+    if method in ("dpo", "orpo", "kto"):
+        message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
+        yield _problem(tree, ("method",), "not_yet", message, name, "sft")
+    if isinstance(dataset, str) and dataset.startswith(("job:", "hub:")):
+        message = (
+            f"dataset is {clip(visible(dataset), _LONGEST_VALUE)}, not yet: other sources come with a later release"
+        )
+        expected = EXPECTED["dataset"]
+        yield _problem(tree, ("dataset",), "not_yet", f"{message}; drop the file with the recipe", name, expected)
+    if isinstance(hub, Mapping) and hub.get("push") in (True, "true", "yes", "on"):
+        message = "hub.push is true, not yet: pushing comes with a later release; the adapter will be in the outbox"
+        yield _problem(tree, ("hub", "push"), "not_yet", message, name, "false, or leave the line out")
+
+
+def _explain_all(errors: list[ErrorDetails], tree: Tree, name: str) -> Iterator[Problem]:
+    """One problem for each key that pydantic complains of."""
+    unknown = {_path(e): explain_unknown(".".join(_path(e))) for e in errors if e["type"] == "extra_forbidden"}
+    misspelt = {meant for _, meant in unknown.values()}
+    # Of a union's complaints the one about an item says most.
+    by_path = {_path(error): error for error in sorted(errors, key=_names_item)}
+    for path, error in by_path.items():
+        key = ".".join(path)
+        if any(path[:length] in tree.spoilt for length in range(len(path) + 1)):
+            continue
+        if path in unknown:
+            message, meant = unknown[path]
+            yield _problem(tree, path, "unknown_key", message, name, meant or ", ".join(EXPECTED))
+        elif error["type"] != "missing":
+            yield _problem(tree, path, "bad_value", _complaint(key, error, tree.places.get(path)), name, EXPECTED[key])
+        elif tree.whole and key not in misspelt:
+            yield _problem(
+                tree, path, "missing_key", f"{key} is missing; it must be {EXPECTED[key]}", name, EXPECTED[key]
+            )
+
+
+def _path(error: ErrorDetails) -> Path:
+    """The key an error is about. What follows it in `loc` are branches of unions and places in lists."""
+    loc = error["loc"]
+    return tuple(str(part) for part in loc[: 2 if loc[0] in _GROUPS else 1])
+
+
+def _names_item(error: ErrorDetails) -> bool:
+    return any(isinstance(part, int) for part in error["loc"])
+
+
+def _complaint(key: str, error: ErrorDetails, place: Place | None) -> str:
+    written = place.written if place else ""
+    if written in ("", "~", "null", "Null", "NULL"):
+        return f"{key} is empty; it must be {EXPECTED[key]}, or leave the line out"
+    if _names_item(error):
+        return f"{key} holds {_shown(error['input'])}; it must be {EXPECTED[key]}"
+    return f"{key} is {_shown(written)}; it must be {EXPECTED[key]}"
+
+
+def _shown(value: object) -> str:
+    return clip(visible(str(value)), _LONGEST_VALUE) or "an empty text"
+
+
+def recipe_as_yaml(recipe: Recipe) -> str:
+    """A recipe with every key, defaults included, in the form `parse_recipe` reads."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 4096
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = StringIO()
+    yaml.dump(recipe.model_dump(mode="json"), text)
+    return text.getvalue()
