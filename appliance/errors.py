@@ -35,7 +35,8 @@ class Problem:
     """One thing that is wrong with a drop: where, what was found, what would work.
 
     `code` is a short stable word for programs (for example `unknown_key`), `reason` the bounded class
-    that metrics count. `message` is a whole sentence in plain words, without the place.
+    that metrics count. `message` is a whole sentence in plain words, without the place. `count` is above one in an
+    entry that stands for several more of its kind, which are counted and not listed.
     """
 
     code: str
@@ -46,6 +47,7 @@ class Problem:
     key: str | None = None
     found: str | None = None
     expected: str | None = None
+    count: int = 1
 
     def __str__(self) -> str:
         """`file:line: message`, the form editors jump to."""
