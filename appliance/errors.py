@@ -4,6 +4,8 @@ ApplianceError
 ├── InputError       the person's files or words are wrong        exit code 2
 ├── NotReadyError    this machine cannot do it now                exit code 3
 └── StageFailure     a stage met a fault with a name of its own   exit code 1
+
+Stopped is no error: a stage was asked to stop and has saved what it could.
 """
 
 from collections.abc import Iterable
@@ -96,3 +98,7 @@ class StageFailure(ApplianceError):
     def __init__(self, failure: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.failure = failure
+
+
+class Stopped(Exception):
+    """Raised by a stage that was asked to stop and has saved what it could."""

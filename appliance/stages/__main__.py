@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from appliance.errors import InputError, NotReadyError, StageFailure
+from appliance.errors import InputError, NotReadyError, StageFailure, Stopped
 from appliance.job import FailureClass, Stage
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
@@ -21,13 +21,10 @@ from appliance.settings import Settings
 STOPPED = 4
 
 
-class Stopped(Exception):
-    """Raised by a stage that was asked to stop and has saved what it could."""
-
-
 def main() -> int:
     stage, job = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]).resolve())
     _die_with_parent()
+    _stop_on_sigterm()
     return run(stage, job, Settings.load())
 
 
@@ -71,6 +68,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
     if os.getppid() != int(expected):
         sys.exit(STOPPED)
+
+
+def _stop_on_sigterm() -> None:
+    """Stop where it stands, which loses nothing: a stage without a result starts again. Train saves first, see there."""
+    # os._exit and no exception: libraries swallow exceptions raised in the middle of their imports.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(STOPPED))
 
 
 if __name__ == "__main__":
