@@ -1,0 +1,150 @@
+"""Downloads one model repository into the Hugging Face cache: a program that the fetch stage starts and may kill.
+
+`python -m appliance.stages.download` reads a request from standard input (one JSON object: `repository`, `revision`,
+`keep_free_bytes`) and prints one JSON object a line: `{"total": bytes}` once the size is known, then either `{"path"}`
+or `{"error": kind, "message", "hint"}`. The reading token comes in `HF_TOKEN`; no other token is ever used.
+"""
+
+import errno
+import json
+import os
+import shutil
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, hf_hub_download, set_client_factory, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+
+from appliance.models import UnusableModel, size_of, unsafe_reasons
+
+# Weights, configuration and tokenizer. Nothing that can hold code: no pickles, no Python.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+# The same weights once more, for other programs.
+UNWANTED = ("original/*", "onnx/*", "consolidated*", "*/*.safetensors")
+TIMEOUT_SECONDS = 60.0
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    set_client_factory(_client_with_timeout)
+    try:
+        path = download(request["repository"], request["revision"], request["keep_free_bytes"])
+    except Exception as error:  # noqa: BLE001 - every fault is told to the parent, in its own kind
+        tell(**explain(error, request["repository"]))
+    else:
+        tell(path=path)
+
+
+def download(repository: str, revision: str | None, keep_free_bytes: int) -> str:
+    """The directory of the complete snapshot. What is in the cache already needs no network."""
+    try:
+        return _snapshot(repository, revision, token=False, offline=True)
+    except LocalEntryNotFoundError:
+        token = os.environ.get("HF_TOKEN") or False
+    info = HfApi(token=token).model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    wanted = [name for name in sizes if is_wanted(name)]
+    total = sum(sizes[name] for name in wanted)
+    tell(total=total)
+    _refuse_early(repository, info.sha, wanted, token)
+    _keep_room(repository, total, keep_free_bytes)
+    return _snapshot(repository, revision, token=token)
+
+
+def _snapshot(repository: str, revision: str | None, *, token: str | bool, offline: bool = False) -> str:
+    folder = snapshot_download(
+        repository,
+        revision=revision,
+        token=token,
+        local_files_only=offline,
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(UNWANTED),
+        max_workers=4,
+    )
+    return str(folder)
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of a repository is downloaded."""
+    return any(fnmatch(name, pattern) for pattern in WANTED) and not any(fnmatch(name, bad) for bad in UNWANTED)
+
+
+def explain(error: BaseException, repository: str) -> dict[str, Any]:
+    """An error as the parent reads it: `unavailable` is final, `network` and `disk` pass by themselves."""
+    match error:
+        case UnusableModel():
+            return _error("unavailable", error.message, error.hint)
+        case GatedRepoError():
+            hint = (
+                f"Accept its conditions at https://huggingface.co/{repository} and set APPLIANCE_HUB_READ_TOKEN_FILE."
+            )
+            return _error("unavailable", f"the base model {repository} is gated", hint)
+        case RevisionNotFoundError():
+            return _error("unavailable", f"the base model {repository} has no such revision", "Correct revision.")
+        case RepositoryNotFoundError() | HFValidationError():
+            hint = "Check base_model for a typing mistake; a private model needs APPLIANCE_HUB_READ_TOKEN_FILE."
+            return _error("unavailable", f"the Hub knows no base model {repository}, or it is private", hint)
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            hint = "Set APPLIANCE_HUB_READ_TOKEN_FILE to a token that may read it."
+            return _error("unavailable", f"the Hub refuses access to {repository}", hint)
+        case XetDownloadError() | RuntimeError():
+            return _error("xet", str(error), None)
+        case HfHubHTTPError() | httpx.HTTPError() | LocalEntryNotFoundError() | ValueError():
+            return _error("network", f"the Hub cannot be reached: {type(error).__name__}: {error}", None)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return _error("disk", f"the disk is full while downloading {repository}", None)
+        case OSError(errno=None):
+            # What the client raises when a file arrives with the wrong size.
+            return _error("network", str(error), None)
+    return _error("crash", f"{type(error).__name__}: {error}", None)
+
+
+def tell(**facts: object) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:
+    return {"error": kind, "message": message, "hint": hint}
+
+
+def _refuse_early(repository: str, commit: str | None, names: list[str], token: str | bool) -> None:
+    """Look at the small files before gigabytes are downloaded for nothing."""
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UnusableModel(
+            f"the base model {repository} has no safetensors weights, and other weight files can hold code",
+            hint="Choose a repository that has them; most models have one.",
+        )
+    for name in {"config.json", "tokenizer_config.json"} & set(names):
+        folder = Path(hf_hub_download(repository, name, revision=commit, token=token)).parent
+        if why := next((why for why in unsafe_reasons(folder) if "auto_map" in why), None):
+            raise UnusableModel(why, hint="Choose a model that Transformers supports itself.")
+
+
+def _keep_room(repository: str, total: int, keep_free_bytes: int) -> None:
+    here = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    missing = total - (size_of(here / "blobs") if here.is_dir() else 0)
+    free = shutil.disk_usage(HF_HUB_CACHE).free
+    if missing > free - keep_free_bytes:
+        raise OSError(errno.ENOSPC, "no room for the model", HF_HUB_CACHE)
+
+
+def _client_with_timeout() -> httpx.Client:
+    # The client's own default waits for ever.
+    return httpx.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

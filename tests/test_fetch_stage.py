@@ -1,0 +1,210 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import NotReadyError
+from appliance.job import Stage
+from appliance.job_dir import JobDir
+from appliance.memory import read_memory
+from appliance.models import canonical_id, find_config, local_folder
+from appliance.recipe import Recipe
+from appliance.settings import Settings
+from appliance.stages.download import is_wanted
+from appliance.stages.fetch import Download
+from tests.jobs import make_job, run_stage
+from tests.read_only_hub import COMMIT, serve
+
+WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      "
+MODEL = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": WEIGHTS * 1000,
+    "tokenizer.json": b"{}",
+    "modeling_evil.py": b"raise SystemExit",
+    "pytorch_model.bin": b"pickle",
+    "original/consolidated.safetensors": WEIGHTS,
+}
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    for name in ("HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "models").mkdir()
+    return Settings(state=tmp_path / "state", models=tmp_path / "models", disk_reserve_gb=0)
+
+
+def job_for(tmp_path: Path, **keys: object) -> JobDir:
+    job = make_job(tmp_path / "jobs", {"data.jsonl": "{}"})
+    recipe = Recipe(**keys)
+    (job.path / "check").mkdir()
+    (job.path / "check" / "recipe.json").write_text(recipe.model_dump_json())
+    return job
+
+
+def fetch(job: JobDir, settings: Settings, **environment: str) -> int:
+    folders = {"APPLIANCE_STATE": str(settings.state), "APPLIANCE_MODELS": str(settings.models)}
+    return run_stage(Stage.FETCH, job, timeout=60, **folders, APPLIANCE_DISK_RESERVE_GB="0", **environment)
+
+
+def write_model(folder: Path, **files: bytes) -> None:
+    folder.mkdir(parents=True)
+    for name, data in {**MODEL, **files}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def test_the_demo_model_is_in_the_package(tmp_path, settings):
+    job = job_for(tmp_path, base_model="demo")
+    assert fetch(job, settings) == 0
+    result = job.result(Stage.FETCH)
+    assert (result["base_model"], result["base_model_loaded"], result["base_model_commit"]) == ("demo", "demo", None)
+    assert (Path(result["path"]) / "model.safetensors").is_file()
+    assert result["bytes"] > 1_000_000
+
+
+@pytest.mark.parametrize("asked", ["org/tiny", "org--tiny"])
+def test_a_directory_of_the_models_folder_is_found_by_either_name(tmp_path, settings, asked):
+    write_model(settings.models / "org--tiny")
+    assert local_folder(asked, settings.models) == (settings.models / "org--tiny").resolve()
+    assert canonical_id(asked) == "org/tiny"
+    assert find_config(asked, None, settings) == {"model_type": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}, "code of its own"),
+        ({"tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["x", null]}}'}, "code of its own"),
+        ({"config.json": b"{"}, "config.json cannot be read"),
+    ],
+)
+def test_a_model_that_needs_its_own_code_is_refused(tmp_path, settings, files, why):
+    write_model(settings.models / "org--tiny", **files)
+    job = job_for(tmp_path, base_model="org/tiny")
+    assert fetch(job, settings) == 1
+    assert job.failure(Stage.FETCH)["failure"] == "model_unavailable"
+    assert why in job.failure(Stage.FETCH)["message"]
+
+
+def test_a_model_without_safetensors_is_refused(tmp_path, settings):
+    write_model(settings.models / "org--tiny")
+    (settings.models / "org--tiny" / "model.safetensors").unlink()
+    job = job_for(tmp_path, base_model="org/tiny")
+    assert fetch(job, settings) == 1
+    assert "no safetensors" in job.failure(Stage.FETCH)["message"]
+
+
+def test_a_repository_is_downloaded_once_pinned_and_without_anything_that_holds_code(tmp_path, settings):
+    with serve({"org/tiny": MODEL}) as hub:
+        job = job_for(tmp_path, base_model="org/tiny")
+        assert fetch(job, settings, HF_ENDPOINT=hub.url, APPLIANCE_HUB_READ_TOKEN="hf_reading") == 0
+        assert hub.tokens == {"Bearer hf_reading"}
+    result = job.result(Stage.FETCH)
+    names = sorted(path.name for path in Path(result["path"]).iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert result["base_model_commit"] == COMMIT
+    assert result["bytes"] == sum(len(MODEL[name]) for name in names)
+    assert "hf_reading" not in "".join(path.read_text() for path in job.path.rglob("*") if path.is_file())
+
+    # The Hub is gone, and the next job with the same model does not notice.
+    again = job_for(tmp_path / "again", base_model="org/tiny")
+    assert fetch(again, settings, HF_ENDPOINT=hub.url) == 0
+    assert again.result(Stage.FETCH) == result
+    assert find_config("org/tiny", None, settings) == {"model_type": "llama"}
+
+
+def test_without_network_the_job_waits(tmp_path, settings):
+    with serve({}) as hub:
+        url = hub.url
+    job = job_for(tmp_path, base_model="org/tiny")
+    assert fetch(job, settings, HF_ENDPOINT=url) == 3
+    assert job.failure(Stage.FETCH)["waiting"] == "network"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    plain = {name: data for name, data in MODEL.items() if name != "model.safetensors"}
+    remote_code = {**MODEL, "config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}
+    with serve({"org/gated": MODEL, "org/tiny": MODEL, "org/pickled": plain, "org/code": remote_code}) as hub:
+        hub.gated.add("org/gated")
+        yield hub
+
+
+def attempt(settings: Settings, tmp_path: Path, repository: str, revision: str | None = None, **keys) -> Download:
+    folder = tmp_path / "fetch"
+    folder.mkdir(exist_ok=True)
+    return Download(repository, revision, folder, settings, **keys)
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "says", "hint"),
+    [
+        ("org/missing", None, "knows no base model org/missing", "typing mistake"),
+        ("org/gated", None, "org/gated is gated", "https://huggingface.co/org/gated"),
+        ("org/tiny", "v9", "no such revision", "revision"),
+        ("org/pickled", None, "no safetensors", "Choose"),
+        ("org/code", None, "code of its own", "Choose"),
+    ],
+)
+def test_what_will_never_work_fails_with_what_to_do(
+    tmp_path, settings, hub, monkeypatch, repository, revision, says, hint
+):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with pytest.raises(Exception, match=says) as caught:
+        attempt(settings, tmp_path, repository, revision).run()
+    assert getattr(caught.value, "failure", "model_unavailable") == "model_unavailable"
+    assert hint in caught.value.hint
+    assert ("GET", f"/{repository}/resolve/{COMMIT}/model.safetensors") not in hub.requests
+
+
+def test_a_captive_portal_is_not_the_hub(tmp_path, settings, monkeypatch):
+    with serve({"org/tiny": MODEL}) as hub:
+        hub.html = True
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with pytest.raises(NotReadyError) as caught:
+            attempt(settings, tmp_path, "org/tiny").run()
+    assert caught.value.waiting == "network"
+
+
+def test_a_download_that_hangs_is_killed_and_waits(tmp_path, settings, monkeypatch):
+    with serve({"org/tiny": MODEL}) as hub:
+        hub.silent = True
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with pytest.raises(NotReadyError, match="nothing arrived"):
+            attempt(settings, tmp_path, "org/tiny", stuck_seconds=1.0).run()
+
+
+def test_a_model_larger_than_the_disk_allows_waits_for_room(tmp_path, settings, hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    greedy = settings.model_copy(update={"disk_reserve_gb": 1e9})
+    with pytest.raises(NotReadyError) as caught:
+        attempt(greedy, tmp_path, "org/tiny").run()
+    assert caught.value.waiting == "disk"
+
+
+def test_only_weights_configuration_and_tokenizer_are_wanted():
+    wanted = ["model-00001-of-00002.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja"]
+    unwanted = ["pytorch_model.bin", "modeling_x.py", "original/params.json", "consolidated.safetensors", "x.gguf"]
+    assert all(is_wanted(name) for name in wanted)
+    assert not any(is_wanted(name) for name in unwanted)
+
+
+def test_memory_is_read_from_the_kernel(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    600 kB\nHugePages_Total:       0\n")
+    assert (read_memory(meminfo).total_bytes, read_memory(meminfo).available_bytes) == (1_024_000, 614_400)
+    assert (
+        read_memory().available_bytes
+        <= read_memory().total_bytes
+        == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+
+
+def test_the_download_leaves_word_of_its_bytes(tmp_path, settings, hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    download = attempt(settings, tmp_path, "org/tiny")
+    download.run()
+    answers = [json.loads(line) for line in (download.folder / "download.jsonl").read_text().splitlines()]
+    assert answers[0]["total"] == sum(len(MODEL[name]) for name in MODEL if is_wanted(name))
