@@ -6,12 +6,13 @@ is an error, so that a misspelt setting cannot be ignored in silence.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from appliance.errors import ApplianceError
@@ -81,8 +82,8 @@ class Settings(BaseSettings):
     api_token: str | None = Field(None, repr=False)
     read_token: str | None = Field(None, repr=False)
     log_format: Literal["text", "json"] = "text"
-    notify_urls: Annotated[tuple[str, ...], NoDecode] = ()
-    heartbeat_url: str | None = None
+    notify_urls: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
+    heartbeat_url: str | None = Field(None, repr=False)
 
     @classmethod
     def settings_customise_sources(
@@ -96,6 +97,11 @@ class Settings(BaseSettings):
         """Only what `load` passes in: the environment is read there, once, with unknown names refused."""
         return (init_settings,)
 
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no log, page or message may show. Notification and heartbeat addresses carry keys too."""
+        values = (self.api_token, self.read_token, self.hub_token, self.hub_read_token, self.heartbeat_url)
+        return tuple(value for value in (*values, *self.notify_urls) if value)
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Self:
         """Settings from the environment over `.env` over the defaults.
@@ -103,9 +109,10 @@ class Settings(BaseSettings):
         Raises SettingsError naming every variable that is unknown or cannot be used.
         """
         environment = os.environ if environment is None else environment
-        from_file = dotenv_values(dotenv or ".env")
-        raw = {k: v for k, v in {**from_file, **environment}.items() if k.upper().startswith(PREFIX) and v}
-        values, problems = _read_variables(raw, set(cls.model_fields))
+        # An empty value says nothing: compose passes one on for every variable that is not set.
+        given = [*dotenv_values(dotenv or ".env").items(), *environment.items()]
+        ours = [(name, text) for name, text in given if name.upper().startswith(PREFIX) and text]
+        values, problems = _read_variables(ours, set(cls.model_fields))
         try:
             settings = cls(**values)
         except ValidationError as error:
@@ -115,24 +122,38 @@ class Settings(BaseSettings):
         return settings
 
 
-def _read_variables(raw: Mapping[str, str | None], known: set[str]) -> tuple[dict[str, Any], list[str]]:
+def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values by field, the later over the earlier, and what is wrong with the variables themselves."""
     values: dict[str, Any] = {}
     problems = []
     secret_files = {f"{name}_FILE".lower(): name.lower() for name in SECRETS}
-    for variable, text in raw.items():
+    for variable, text in given:
         name = variable[len(PREFIX) :].lower()
         if name in secret_files:
             try:
-                values[secret_files[name]] = Path(text or "").read_text().strip()
-            except OSError as error:
-                problems.append(f"{variable} names {text}, which cannot be read: {error.strerror}")
+                values[secret_files[name]] = _read_secret(Path(text))
+            except SettingsError as error:
+                problems.append(f"{variable} names {text}, which {error}")
         elif name in known:
-            values[name] = _split(text or "") if name in _LISTS else text
+            values[name] = _split(text) if name in _LISTS else text
         else:
             near = difflib.get_close_matches(name, [*known, *secret_files], n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             problems.append(f"{variable} is not a setting{hint}")
     return values, problems
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("is not text") from error
+    # An empty token would be one that anybody has.
+    if not secret:
+        raise SettingsError("is empty")
+    return secret
 
 
 _LISTS = {"allowed_base_models", "allowed_datasets", "allowed_hosts", "notify_urls"}
@@ -143,6 +164,6 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(word for word in (part.strip(" \"'") for part in text.strip(" []").split(",")) if word)
 
 
-def _explain(entry: Any) -> str:
+def _explain(entry: ErrorDetails) -> str:
     name = PREFIX + str(entry["loc"][0]).upper()
     return f"{name} is {entry['input']!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"

@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+.PHONY: help install tools demo check test soak lock demo-model
+
+bin := .venv/bin
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Fill .venv with what fits this machine (nothing to do the second time)
+	@requirements/install.sh
+
+tools:
+	@requirements/install.sh --test
+
+demo: install ## A JSONL goes in, a QLoRA adapter comes out: the real thing on a tiny model, without a GPU
+	@$(bin)/appliance demo
+
+check: tools ## Lint, format, types, and which layer may import which
+	@$(bin)/ruff check --quiet .
+	@$(bin)/ruff format --check --quiet --diff .
+	@$(bin)/mypy --no-error-summary
+	@$(bin)/lint-imports --no-logo
+
+test: check ## What CI runs: the checks and every test but the long ones (PYTEST_ARGS="-k labels" picks some)
+	@$(bin)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+
+soak: tools ## The long tests: every crash point, hundreds of jobs, gigabyte files
+	@$(bin)/python -m pytest -m soak $(PYTEST_ARGS)
+
+lock: ## Resolve requirements/*.lock again (UPGRADE=1 takes the newest versions admitted)
+	@requirements/lock.sh
+
+demo-model: install ## Train the tiny base model that ships with the package (about 20 minutes)
+	@$(bin)/python -m appliance.stages.training.make_demo_model
