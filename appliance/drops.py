@@ -392,16 +392,19 @@ def _too_many(files: list[tuple[str, Role]]) -> Iterator[Problem]:
             )
 
 
+# What a button file may do, on what: `0007.cancel`, `queue.pause`.
+JOB_BUTTONS = ("cancel",)
+QUEUE_BUTTONS = ("pause", "resume")
+
+
 def is_button(path: str) -> tuple[str, str] | None:
     """`("cancel", "0007")` or `("pause", "queue")` for a button file lying in the inbox, else None."""
-    pure = PurePosixPath(path)
-    if len(pure.parts) != 1:
+    if "/" in path:
         return None
-    name = pure.name.lower().removesuffix(".txt")
-    target, _, action = name.rpartition(".")
+    target, _, action = path.lower().removesuffix(".txt").rpartition(".")
     number = target.split("-")[0]
-    if target == "queue" and action in ("pause", "resume"):
+    if target == "queue" and action in QUEUE_BUTTONS:
         return action, "queue"
-    if number.isdigit() and action in ("cancel", "retry", "approve"):
+    if number.isascii() and number.isdigit() and action in JOB_BUTTONS:
         return action, number
     return None

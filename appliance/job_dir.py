@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from appliance.errors import Problem, Reason
-from appliance.files import write_json
+from appliance.files import write_json, write_whole
 from appliance.job import (
     DroppedFile,
     FailureClass,
@@ -61,7 +61,8 @@ class JobDir:
         return job_from_json(json.loads((self.path / "job.json").read_text()))
 
     def write_job(self, job: Job) -> None:
-        write_json(self.path / "job.json", job_to_json(job))
+        # Plain ASCII: the name of a source may hold bytes that are not UTF-8.
+        write_whole(self.path / "job.json", json.dumps(job_to_json(job), indent=2) + "\n")
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """What a finished stage left, or None while it is not done."""

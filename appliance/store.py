@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import ApplianceError
-from appliance.job import ENDED, DroppedFile, Job, JobState, Stage
+from appliance.job import Job, JobState, Stage
 from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
@@ -36,6 +36,8 @@ class DropKey:
     inode: int
     mtime_ns: int
     size: int
+    kept: bool = False
+    """Left in the inbox on purpose: too large to copy, or not readable."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class Store:
                 (job.number, job.id, job.uuid, job.state, _dump(job), None),
             )
             connection.executemany(
-                "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size) VALUES (?, ?, ?, ?, ?, ?)",
-                [(job.number, key.path, str(key.device), str(key.inode), key.mtime_ns, key.size) for key in keys],
+                "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(job.number, k.path, str(k.device), str(k.inode), k.mtime_ns, k.size, k.kept) for k in keys],
             )
 
     def set_identity(self, number: int, identity: str) -> None:
@@ -127,7 +129,9 @@ class Store:
 
     def active_job_with_identity(self, identity: str) -> Job | None:
         """The job that waits or runs with the same data and recipe."""
-        rows = self.connection.execute(f"SELECT record FROM jobs WHERE identity = ? AND {_ACTIVE}", (identity,))
+        rows = self.connection.execute(
+            "SELECT record FROM jobs WHERE identity = ? AND state IN ('queued', 'running')", (identity,)
+        )
         return next((_load(row[0]) for row in rows), None)
 
     def save(self, job: Job) -> None:
@@ -144,7 +148,7 @@ class Store:
 
     def active_jobs(self) -> list[Job]:
         """Jobs that have not ended, oldest first."""
-        rows = self.connection.execute(f"SELECT record FROM jobs WHERE {_ACTIVE} ORDER BY number")
+        rows = self.connection.execute("SELECT record FROM jobs WHERE state IN ('queued', 'running') ORDER BY number")
         return [_load(row[0]) for row in rows]
 
     def recent_jobs(self, limit: int = 50) -> list[Job]:
@@ -168,24 +172,21 @@ class Store:
 
     # Source files
 
-    def leftover(self, key: DropKey) -> int | None:
-        """The number of the job that this very file became, when its removal from the inbox is not done yet."""
-        row = self.connection.execute(
-            "SELECT number FROM drop_keys"
-            " WHERE path = ? AND device = ? AND inode = ? AND mtime_ns = ? AND size = ? AND removed = 0",
-            (key.path, str(key.device), str(key.inode), key.mtime_ns, key.size),
-        ).fetchone()
-        return int(row[0]) if row else None
+    def unremoved(self) -> dict[bytes, list[DropKey]]:
+        """The sources that were taken in and, as far as is known, still lie in the inbox, by their path."""
+        rows = self.connection.execute(
+            "SELECT path, device, inode, mtime_ns, size, kept FROM drop_keys WHERE removed = 0"
+        )
+        found: dict[bytes, list[DropKey]] = {}
+        for path, device, inode, mtime_ns, size, kept in rows:
+            key = DropKey(bytes(path), int(device), int(inode), mtime_ns, size, bool(kept))
+            found.setdefault(key.path, []).append(key)
+        return found
 
     def mark_removed(self, path: bytes) -> None:
         """The source at `path` is gone from the inbox: a new file there is a new drop, whatever its inode."""
         with self.transaction() as connection:
             connection.execute("UPDATE drop_keys SET removed = 1 WHERE path = ? AND removed = 0", (path,))
-
-    def unremoved_paths(self) -> list[bytes]:
-        """Paths of sources that were taken in and, as far as is known, still lie in the inbox."""
-        rows = self.connection.execute("SELECT DISTINCT path FROM drop_keys WHERE removed = 0")
-        return [bytes(row[0]) for row in rows]
 
     # Attempts
 
@@ -234,6 +235,20 @@ class Store:
         )
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    # How much of a stage's progress is counted
+
+    def progress_offset(self, number: int, stage: Stage) -> int:
+        """Bytes of `progress.jsonl` whose events are in the counters already."""
+        return int(self.fact(f"progress {number} {stage}") or 0)
+
+    def set_progress_offset(self, number: int, stage: Stage, offset: int) -> None:
+        self.set_fact(f"progress {number} {stage}", str(offset))
+
+    def forget_progress(self, number: int) -> None:
+        """For a job that has ended."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM facts WHERE name LIKE ?", (f"progress {number} %",))
 
     # Events, requests, counters
 
@@ -285,15 +300,6 @@ class Store:
     def counters(self) -> list[tuple[str, Mapping[str, str], float]]:
         rows = self.connection.execute("SELECT name, labels, value FROM counters")
         return [(name, json.loads(labels), value) for name, labels, value in rows]
-
-
-# Constants of ours, never words from outside.
-_ACTIVE = "state NOT IN ({})".format(", ".join(f"'{state}'" for state in sorted(ENDED)))
-
-
-def keys_of(files: Iterable[DroppedFile], sources: Mapping[str, bytes]) -> list[DropKey]:
-    """The drop keys of files that were taken in; `sources` maps their names to the raw path in the inbox."""
-    return [DropKey(sources[f.name], f.device, f.inode, f.mtime_ns, f.bytes) for f in files]
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ STEPS = (
         inode TEXT NOT NULL,
         mtime_ns INTEGER NOT NULL,
         size INTEGER NOT NULL,
+        kept INTEGER NOT NULL DEFAULT 0,
         removed INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE INDEX drop_keys_by_path ON drop_keys (path) WHERE removed = 0;

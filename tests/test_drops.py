@@ -134,8 +134,8 @@ def test_a_folder_without_a_dataset_waits():
 
 def test_everything_under_check_is_a_dry_run():
     single, in_recipe_folder = look("check/", "check/a.jsonl", "check/llama-3.1-8b/", "check/llama-3.1-8b/b.jsonl")
-    assert single.dry_run and single.library_recipe is None
-    assert in_recipe_folder.dry_run and in_recipe_folder.library_recipe == "llama-3.1-8b"
+    assert (single.dry_run, single.library_recipe) == (True, None)
+    assert (in_recipe_folder.dry_run, in_recipe_folder.library_recipe) == (True, "llama-3.1-8b")
     assert only("check/", "check/support/", "check/support/train.jsonl").dry_run
 
 

@@ -1,0 +1,195 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance.errors import ApplianceError
+
+app = typer.Typer(
+    name="appliance",
+    help="A fine-tuning appliance: a file goes in, a QLoRA adapter comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's number or id, for example 7 or 0007-support.")]
+Files = Annotated[list[Path], typer.Argument(metavar="PATH...", help="A dataset, a recipe, or both.")]
+
+
+@app.command()
+def serve(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Serve an inbox that another appliance claimed.")
+    ] = False,
+) -> None:
+    """Watch the inbox and work until stopped.
+
+    Example: appliance serve
+    """
+    from appliance.commands.serve import serve as run
+
+    run(take_over=take_over)
+
+
+@app.command()
+def demo(keep: Annotated[Path | None, typer.Option(help="Keep the demo's folders here.")] = None) -> None:
+    """Go from inbox to outbox with a tiny model, offline.
+
+    Example: appliance demo
+    """
+    from appliance.commands.demo import demo as run
+
+    run(keep)
+
+
+@app.command()
+def check(paths: Files, json: Json = False) -> None:
+    """Check a dataset, a recipe, or both, without training.
+
+    Example: appliance check support.jsonl support.yaml
+    """
+    from appliance.commands.check import check as run
+
+    run(paths, as_json=json)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe to plan.")],
+    dataset: Annotated[Path | None, typer.Argument(help="The dataset to plan it with.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Plan for this much memory, for example 128GB.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a recipe needs: memory, steps, time.
+
+    Example: appliance plan recipes/default.yaml --memory 128GB
+    """
+    from appliance.commands.plan import plan as run
+
+    run(recipe, dataset, memory, as_json=json)
+
+
+@app.command()
+def submit(
+    paths: Files,
+    recipe: Annotated[str | None, typer.Option(help="A library recipe by name, for example default.")] = None,
+) -> None:
+    """Put files into the inbox.
+
+    Example: appliance submit support.jsonl --recipe default
+    """
+    from appliance.commands.submit import submit as run
+
+    run(paths, recipe)
+
+
+@app.command()
+def jobs(json: Json = False) -> None:
+    """List the jobs, newest first.
+
+    Example: appliance jobs
+    """
+    from appliance.commands.jobs import jobs as run
+
+    run(as_json=json)
+
+
+@app.command()
+def show(job: JobName, json: Json = False) -> None:
+    """Show one job: state, history, result.
+
+    Example: appliance show 7
+    """
+    from appliance.commands.jobs import show as run
+
+    run(job, as_json=json)
+
+
+@app.command()
+def logs(
+    job: JobName, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False
+) -> None:
+    """Print what the stages of a job printed.
+
+    Example: appliance logs 7 -f
+    """
+    from appliance.commands.logs import logs as run
+
+    run(job, follow=follow)
+
+
+@app.command()
+def cancel(job: JobName) -> None:
+    """Stop a job; its files come back.
+
+    Example: appliance cancel 7
+    """
+    from appliance.commands.ask import cancel as run
+
+    run(job)
+
+
+@app.command()
+def pause() -> None:
+    """Start no more trainings until `resume`.
+
+    Example: appliance pause
+    """
+    from appliance.commands.ask import queue as run
+
+    run("pause")
+
+
+@app.command()
+def resume() -> None:
+    """Start trainings again.
+
+    Example: appliance resume
+    """
+    from appliance.commands.ask import queue as run
+
+    run("resume")
+
+
+@app.command()
+def version(json: Json = False) -> None:
+    """Print the version.
+
+    Example: appliance version
+    """
+    from appliance.commands.version import version as run
+
+    run(as_json=json)
+
+
+def main() -> None:
+    """Run the command line. A person's mistake ends with a sentence and the contract's exit code, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except ApplianceError as error:
+        print(error.message, file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 (the outermost boundary: the traceback is kept for a report)
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".txt", delete=False) as file:
+        file.write("".join(traceback.format_exception(error)))
+    print(f"the appliance met a fault of its own ({type(error).__name__}: {error})", file=sys.stderr)
+    print(f"Please report it together with {file.name}.", file=sys.stderr)
+    return 1

@@ -1,0 +1,143 @@
+"""`appliance jobs` and `appliance show`."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from appliance.commands.state import find_job, open_state
+from appliance.daemon import database_jobs_folder
+from appliance.job import Job, JobState, Stage
+from appliance.job_dir import JobDir, job_to_json
+from appliance.outbox import find_result
+from appliance.progress import Progress, fold, parse_lines
+from appliance.settings import Settings
+
+LISTED = 50
+COLOURS = {
+    JobState.SUCCEEDED: "green",
+    JobState.RUNNING: "cyan",
+    JobState.FAILED: "red",
+    JobState.REJECTED: "yellow",
+}
+
+
+def jobs(*, as_json: bool) -> None:
+    """Print the newest jobs as a table, or as JSON."""
+    store, settings = open_state()
+    found = store.recent_jobs(LISTED)
+    if as_json:
+        print(json.dumps([_facts(job, settings) for job in found], indent=2))
+        return
+    if not found:
+        print("No jobs yet. Drop a .jsonl file into the inbox.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "state", "base model", "how far", "taken in", "message"):
+        table.add_column(column, overflow="fold")
+    for job in found:
+        table.add_row(*_row(job, settings))
+    Console().print(table)
+
+
+def show(name: str, *, as_json: bool) -> None:
+    """Print all that is known of one job."""
+    store, settings = open_state()
+    job = find_job(store, name)
+    facts = {**_facts(job, settings), "events": store.events(job.number)}
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(job.id)}[/bold]  {_state(job)}")
+    for label, value in _lines(job, settings):
+        console.print(f"  {label:<12}{escape(value)}")
+    console.print("\n[bold]history[/bold]")
+    for event in facts["events"]:
+        console.print(f"  {_when(event['time'])}  {escape(_event(event))}")
+
+
+def _facts(job: Job, settings: Settings) -> dict[str, Any]:
+    progress = _progress(job, settings)
+    result = find_result(settings.outbox, job.id)
+    return {
+        **job_to_json(job),
+        "result": str(result) if result else None,
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "tokens_per_second": progress.tokens_per_second,
+        "seconds_left": progress.seconds_left,
+        "loss": progress.loss,
+    }
+
+
+def _row(job: Job, settings: Settings) -> tuple[str, ...]:
+    state = f"[{COLOURS.get(job.state, 'default')}]{_state(job)}[/]"
+    how_far = _how_far(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
+    return (escape(job.id), state, escape(job.base_model or ""), how_far, _when(job.created), escape(_message(job)))
+
+
+def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
+    result = find_result(settings.outbox, job.id)
+    lines = [
+        ("base model", job.base_model or ""),
+        ("files", ", ".join(f"{file.name} ({file.bytes:,} bytes)" for file in job.files)),
+        ("verdict", job.verdict or ""),
+        ("message", _message(job)),
+        ("progress", _how_far(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
+        ("result", str(result) if result else ""),
+    ]
+    return [(label, value) for label, value in lines if value]
+
+
+def _state(job: Job) -> str:
+    return f"{job.state}: {job.stage}" if job.stage else str(job.state)
+
+
+def _message(job: Job) -> str:
+    return job.message or (f"waits for {job.waiting} {job.waiting_detail}" if job.waiting != "none" else "")
+
+
+def _progress(job: Job, settings: Settings) -> Progress:
+    """What the running stage has reported, read from its file."""
+    progress = Progress()
+    if job.state is not JobState.RUNNING or job.stage is None:
+        return progress
+    path = JobDir(database_jobs_folder(settings) / job.id).path / Stage(job.stage) / "progress.jsonl"
+    if path.exists():
+        for event in parse_lines(path.read_text()):
+            progress = fold(progress, event)
+    return progress
+
+
+def _how_far(progress: Progress) -> str:
+    if progress.total_steps:
+        parts = [f"step {progress.step} of {progress.total_steps}"]
+        if progress.tokens_per_second:
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        if progress.seconds_left is not None:
+            parts.append(f"about {_duration(progress.seconds_left)} left")
+        return ", ".join(parts)
+    if progress.done is not None:
+        of = f" of {progress.total:,.0f}" if progress.total else ""
+        return f"{progress.done:,.0f}{of} {progress.unit}"
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _when(time: float) -> str:
+    return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _event(event: dict[str, Any]) -> str:
+    facts = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event"))
+    return str(event["event"]).replace("_", " ") + (f" ({facts})" if facts else "")

@@ -1,0 +1,53 @@
+"""`appliance submit`: put files into the inbox, each whole from the moment it is visible there."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from appliance.daemon import library_recipes
+from appliance.errors import ApplianceError
+from appliance.settings import Settings
+
+
+class SubmitError(ApplianceError):
+    """The files cannot be put into the inbox."""
+
+    exit_code = 2
+
+
+def submit(paths: list[Path], recipe: str | None) -> None:
+    """Copy files into the inbox, or into the folder of a library recipe."""
+    settings = Settings.load()
+    known = library_recipes(settings.recipes)
+    if recipe is not None and recipe not in known:
+        raise SubmitError(f"there is no recipe {recipe} in {settings.recipes}", hint=f"There are: {', '.join(known)}.")
+    folder = settings.inbox / recipe if recipe else settings.inbox
+    if not settings.inbox.is_dir():
+        raise SubmitError(f"the inbox {settings.inbox.resolve()} is not there", hint="Set APPLIANCE_INBOX.")
+    folder.mkdir(exist_ok=True)
+    for path in paths:
+        _must_be_new(path, folder / path.name)
+    for path in paths:
+        _put(path, folder / path.name)
+        print(f"{path.name} is in the inbox")
+
+
+def _must_be_new(path: Path, target: Path) -> None:
+    if not path.is_file():
+        raise SubmitError(f"{path} is not a file", hint="Name a dataset, a recipe, or both.")
+    if target.exists():
+        raise SubmitError(f"{target} is there already", hint="Wait until it is taken in, or rename yours.")
+
+
+def _put(path: Path, target: Path) -> None:
+    # A dot-file is ignored by the inbox; the rename makes the whole file appear at once.
+    hidden = target.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        shutil.copyfile(path, hidden)
+        with hidden.open("rb") as file:
+            os.fsync(file.fileno())
+        hidden.rename(target)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise SubmitError(f"{path} cannot be copied into {target.parent}: {error.strerror}") from error

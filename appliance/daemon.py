@@ -1,0 +1,291 @@
+"""The daemon: one loop that decides. It lists, reads small files, writes rows, starts and reaps stages, nothing else.
+
+Nothing in a turn takes longer than a tenth of a second: long work is a stage, or a thread of the reception.
+"""
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from appliance import outbox
+from appliance.crew import Crew, Running, Start
+from appliance.drops import Drop, Rules
+from appliance.errors import ApplianceError
+from appliance.inbox import Availability, Inbox
+from appliance.intake import Places
+from appliance.job import ENDED, Outcome, Stage, Waiting, outbox_name
+from appliance.lock import InstanceLock
+from appliance.pipeline import Pipeline, next_stage
+from appliance.processes import boot_id, start_stage
+from appliance.progress import Progress
+from appliance.read_me_first import read_me_first
+from appliance.reception import Reception
+from appliance.settings import Settings
+from appliance.status_files import StatusFiles
+from appliance.store import Request, Store
+from appliance.wake import Wake
+
+logger = logging.getLogger(__name__)
+
+DATABASE: Final = "appliance.sqlite"
+TURN_SECONDS: Final = 0.25
+GB: Final = 10**9
+# How long the metrics of a job stay after its end: long enough for any scrape interval.
+KEEP_SERIES_SECONDS: Final = 15 * 60
+
+
+class InboxTakenError(ApplianceError):
+    """Another installation serves this inbox."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """What readers in other threads may know of the loop: replaced as a whole at every turn."""
+
+    time: float
+    monotonic: float
+    ready: bool
+    availability: Availability
+    drops: tuple[Drop, ...]
+    running: tuple[Running, ...]
+    trained: Mapping[int, Progress]
+    last_scan: float | None
+    paused: bool
+    trouble: str | None = None
+
+    def wall(self, monotonic: float) -> float:
+        """A moment of the monotonic clock as Unix seconds."""
+        return self.time - (self.monotonic - monotonic)
+
+
+def open_store(settings: Settings) -> Store:
+    """The database of this installation, with its identity; made at the first start."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    store = Store(settings.state / DATABASE)
+    if store.fact("installation") is None:
+        store.set_fact("installation", str(uuid.uuid4()))
+    return store
+
+
+class Appliance:
+    """Everything that runs in the daemon. `tick` is one turn; `run` turns until asked to stop."""
+
+    def __init__(self, settings: Settings, *, start: Start | None = None, wake: Wake | None = None) -> None:
+        """Take the state directory and open everything. Raises ApplianceError when it cannot be used."""
+        for folder in (settings.state, settings.inbox, settings.outbox):
+            _make_folder(folder)
+        self._lock = InstanceLock(settings.state)
+        self.settings = settings
+        self.wake = wake or Wake()
+        self.store = open_store(settings)
+        self.places = Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+        for folder in (self.places.incoming, self.places.jobs):
+            folder.mkdir(exist_ok=True)
+        installation = self.store.fact("installation") or ""
+        self.inbox = Inbox(settings.inbox.resolve(), installation)
+        self.recipes = library_recipes(settings.recipes)
+        rules = Rules(settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes))
+        self.reception = Reception(
+            self.inbox,
+            self.store,
+            self.places,
+            rules,
+            scan_seconds=settings.scan_seconds,
+            max_bytes=settings.max_drop_gb * GB,
+        )
+        self._boot_id = boot_id()
+        self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id)
+        self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
+        self.status = StatusFiles(self.places.outbox, self.store)
+        self.view = View(
+            time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
+        )
+
+    def recover(self) -> None:
+        """Put right what the last end, however it came, left behind. Called once before the first turn."""
+        wall = time.time()
+        for unfinished in self.places.incoming.iterdir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for job in self.crew.recover(boot_id=self._boot_id, wall=wall):
+            logger.info("goes on after an interruption", extra={"job": job.id})
+        outbox.remove_partials(self.places.outbox)
+        for job in self.store.ended_since(0.0):
+            if (self.places.jobs / job.id / "dropped").exists():
+                self.pipeline.clean(job)
+
+    def prepare_inbox(self, *, take_over: bool = False) -> None:
+        """Claim the inbox and put the note for people and the recipe folders there.
+
+        Raises InboxTakenError when another appliance serves it.
+        """
+        if take_over:
+            self.inbox.take_over()
+        if self.inbox.availability() is Availability.FOREIGN:
+            raise InboxTakenError(
+                f"another appliance serves the inbox {self.inbox.path}",
+                hint="Stop it and run `appliance serve --take-over` here, or choose another APPLIANCE_INBOX.",
+            )
+        self.inbox.write_read_me(read_me_first(self.recipes))
+        for recipe in self.recipes:
+            (self.inbox.path / recipe).mkdir(exist_ok=True)
+
+    def tick(self, now: float, wall: float, *, woken: bool = False) -> None:
+        """Everything the appliance does in one turn, in the order that a job meets it. `now` is monotonic."""
+        self.act_on_requests(now, wall)
+        self.reception.look(now, woken=woken)
+        self.act_on_buttons(now, wall)
+        self.take_in_drops(now, wall)
+        self.crew.follow()
+        self.reap_stages(now, wall)
+        self.start_stages(now, wall)
+        self.show(now, wall)
+
+    def act_on_requests(self, now: float, wall: float) -> None:
+        for request in self.store.requests():
+            with self.store.transaction():
+                self.act(request, now, wall)
+                self.store.drop_request(request.id)
+
+    def act_on_buttons(self, now: float, wall: float) -> None:
+        for button in self.reception.buttons():
+            self.act(Request(0, button.action, button.target, {}), now, wall)
+            self.reception.remove_button(button)
+
+    def act(self, request: Request, now: float, wall: float) -> None:
+        """Do what a person asked for. Asking twice, or too late, changes nothing."""
+        match request.action:
+            case "pause" | "resume":
+                self.store.set_fact("paused", str(request.action == "pause"))
+                logger.info("queue %sd", request.action)
+            case "cancel" if request.target.isdigit():
+                self.cancel(int(request.target), now, wall)
+
+    def cancel(self, number: int, now: float, wall: float) -> None:
+        """Stop a job wherever it is. One that is being published is finished instead."""
+        job = self.store.job(number)
+        if job is None or job.state in ENDED or job.cancel_requested or self.pipeline.dir(job).outcome() is not None:
+            return
+        job = replace(job, cancel_requested=True)
+        self.store.save(job)
+        self.store.note(number, "cancel_requested", now=wall)
+        logger.info("cancel was asked for", extra={"job": job.id})
+        if not self.crew.ask_to_stop(number, now):
+            stage = next_stage(job, self.pipeline.dir(job))
+            self.pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
+
+    def take_in_drops(self, now: float, wall: float) -> None:
+        for job in self.reception.take_in(now, wall=wall):
+            if job.outcome is not None:
+                self.pipeline.note_rejection(job, Stage.CHECK, now=wall)
+            what = "refused at the door" if job.outcome else "taken in"
+            logger.info("%s, %d files", what, len(job.files), extra={"job": job.id})
+
+    def reap_stages(self, now: float, wall: float) -> None:
+        for job, _, _ in self.crew.reap(now, wall=wall):
+            if job.state in ENDED and job.outcome is not None:
+                self.pipeline.clean(job)
+                where = outbox_name(job.id, job.outcome)
+                logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
+
+    def start_stages(self, now: float, wall: float) -> None:
+        waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
+        gpu = Waiting.PAUSED if self._paused() else Waiting.NONE
+        self.crew.start(waiting, now, wall=wall, gpu=gpu)
+
+    def show(self, now: float, wall: float) -> None:
+        """Let readers see how things stand: other threads, and the people who only have the outbox."""
+        recent = self.store.ended_since(wall - KEEP_SERIES_SECONDS)
+        self.crew.forget(job.number for job in [*self.store.active_jobs(), *recent])
+        self.view = View(
+            time=wall,
+            monotonic=now,
+            ready=self.reception.last_scan is not None,
+            availability=self.reception.availability,
+            drops=tuple(self.reception.drops),
+            running=tuple(replace(running) for running in self.crew.running.values()),
+            trained=dict(self.crew.trained),
+            last_scan=wall - (now - self.reception.last_scan) if self.reception.last_scan is not None else None,
+            paused=self._paused(),
+            trouble=self.reception.storage_problem,
+        )
+        self.status.write(self.view, now)
+
+    def run(self) -> None:
+        """Turn until asked to stop, then let the running stages save what they can."""
+        observer = _watch(self.inbox.path, self.wake.now)
+        woken = False
+        try:
+            while not self.wake.stopping:
+                self.tick(time.monotonic(), time.time(), woken=woken)
+                woken = self.wake.wait(TURN_SECONDS)
+        finally:
+            if observer is not None:
+                observer.stop()
+            self.stop()
+
+    def stop(self) -> None:
+        """Ask every stage to stop and wait for them; each has its own grace time, then it is killed."""
+        self.crew.stop_all(time.monotonic())
+        while self.crew.running:
+            self.crew.follow()
+            self.crew.reap(time.monotonic(), wall=time.time())
+            self.wake.wait(0.1)
+        self.reception.close()
+        self.store.close()
+        self._lock.release()
+
+    def _paused(self) -> bool:
+        return self.store.fact("paused") == "True"
+
+
+def database_jobs_folder(settings: Settings) -> Path:
+    """Where the job directories of an installation lie."""
+    return Places(settings.state.resolve(), settings.outbox, settings.recipes).jobs
+
+
+def library_recipes(folder: Path) -> tuple[str, ...]:
+    """The names of the ready-made recipes, in order."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ApplianceError(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            hint=f"Make it yourself, or check who may write {folder.parent}.",
+        ) from error
+
+
+class _Waker(FileSystemEventHandler):
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type not in ("opened", "closed_no_write"):
+            self._wake()
+
+
+def _watch(path: Path, wake: Callable[[], None]) -> BaseObserver | None:
+    """File events as a hint to look earlier. The listing decides; without events it only takes a little longer."""
+    observer = Observer()
+    try:
+        observer.schedule(_Waker(wake), str(path), recursive=True)
+        observer.start()
+    except OSError as error:
+        logger.info("no file events on the inbox (%s); it is listed regularly all the same", error.strerror)
+        return None
+    return observer

@@ -1,0 +1,220 @@
+"""Turning a settled drop into a job, in the only order that neither loses nor doubles a file:
+
+open → copy while hashing → fsync → stat again → rename into place → fsync the directory → one transaction
+(job and drop keys) → unlink the source if it is still the same.
+
+The copying half is slow and lies in `copying.py`; `record` is quick and belongs to the loop.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from appliance.copying import Copied
+from appliance.errors import InputError, Problem, Reason
+from appliance.files import sync
+from appliance.inbox import Inbox
+from appliance.job import DroppedFile, Job, JobState, Outcome, Role, Stage
+from appliance.job_dir import JobDir
+from appliance.names import job_id, job_number, printable
+from appliance.recipe_yaml import parse_recipe
+from appliance.store import DropKey, Store
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that intake works with. `state` is one file system, so that renames inside it are atomic."""
+
+    state: Path
+    outbox: Path
+    recipes: Path
+
+    @property
+    def incoming(self) -> Path:
+        return self.state / "incoming"
+
+    @property
+    def jobs(self) -> Path:
+        return self.state / "jobs"
+
+
+def record(copied: Copied, *, inbox: Inbox, store: Store, places: Places, now: float) -> list[Job]:
+    """Make the job (one a recipe), record it, and only then remove the sources from the inbox.
+
+    Returns the new jobs. A drop with problems, or one that waits or runs already, becomes a job whose outcome is
+    rejected and only has to be published.
+    """
+    recipes: list[DroppedFile | None] = [file for file in copied.files if file.role is Role.RECIPE]
+    number = next_number(store, places)
+    staged = [
+        _stage(copied, recipe, number + index, store=store, recipes_folder=places.recipes, now=now)
+        for index, recipe in enumerate(recipes or [None])
+    ]
+    for one in staged:
+        one.path.rename(places.jobs / one.job.id)
+    sync(places.jobs)
+    with store.transaction():
+        for one in staged:
+            store.add_job(one.job, copied.keys if one is staged[0] else ())
+            if one.job.outcome is None:
+                store.set_identity(one.job.number, one.identity)
+            store.note(one.job.number, "taken_in", now=now, bytes=sum(file.bytes for file in one.job.files))
+    shutil.rmtree(copied.staging, ignore_errors=True)
+    remove_sources(copied, inbox=inbox, store=store)
+    return [one.job for one in staged]
+
+
+def remove_sources(copied: Copied, *, inbox: Inbox, store: Store) -> list[OSError]:
+    """Remove what was taken from the inbox. Returns what could not be removed; those files are known as leftovers."""
+    errors = []
+    for (path, entry), key in zip(copied.sources, copied.keys, strict=True):
+        if key.kept:
+            continue
+        try:
+            inbox.remove(path, entry)
+        except OSError as error:
+            errors.append(error)
+        else:
+            store.mark_removed(os.fsencode(path))
+    if copied.drop.folder is not None and not errors:
+        inbox.remove_folder(copied.drop.folder)
+    return errors
+
+
+def next_number(store: Store, places: Places) -> int:
+    """The next sequence number: above everything in the database, among the job directories and in the outbox."""
+    highest = store.highest_number()
+    for folder in (places.jobs, places.outbox):
+        numbers = (job_number(name) for name in os.listdir(folder))
+        highest = max([highest, *(number for number in numbers if number is not None)])
+    return highest + 1
+
+
+def settle_orphan(path: Path, *, inbox: Inbox, store: Store) -> Job | None:
+    """Put right a job directory that has no row: the daemon died between the rename and the transaction.
+
+    While every source still lies in the inbox as it was, nothing has happened: the directory goes, and the drop is
+    taken in again. Otherwise the directory is the only copy (the database is older than it), and becomes a job.
+    """
+    job = JobDir(path).read_job()
+    if all(_still_there(inbox, file) for file in job.files):
+        shutil.rmtree(path)
+        return None
+    store.add_job(job, [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in job.files])
+    return job
+
+
+def _still_there(inbox: Inbox, file: DroppedFile) -> bool:
+    entry = inbox.entry(file.source)
+    return entry is not None and (entry.device, entry.inode, entry.mtime_ns, entry.size) == (
+        file.device,
+        file.inode,
+        file.mtime_ns,
+        file.bytes,
+    )
+
+
+@dataclass(frozen=True)
+class _Staged:
+    job: Job
+    path: Path
+    identity: str
+
+
+def _stage(
+    copied: Copied, recipe: DroppedFile | None, number: int, *, store: Store, recipes_folder: Path, now: float
+) -> _Staged:
+    """A complete job directory, still beside its final place."""
+    drop = copied.drop
+    files = tuple(file for file in copied.files if file.role is not Role.RECIPE or file is recipe)
+    path = _with_files(copied.staging, files)
+    job_dir = JobDir(path)
+    library = drop.library_recipe or ("default" if recipe is None else None)
+    problems = copied.problems + _copy_library_recipe(job_dir, library, recipes_folder)
+    identity = _identity(job_dir, files, library, dry_run=drop.dry_run)
+    problems += _duplicate(store, identity, files)
+    name = _job_name(copied, recipe)
+    job = Job(
+        number=number,
+        id=job_id(number, name),
+        uuid=str(uuid.uuid4()),
+        name=printable(name),
+        state=JobState.QUEUED,
+        created=now,
+        files=files,
+        dry_run=drop.dry_run,
+        library_recipe=library,
+        outcome=Outcome.REJECTED if problems else None,
+    )
+    if problems:
+        job_dir.write_problems(Stage.CHECK, problems)
+        job_dir.write_outcome(rejection())
+    job_dir.write_job(job)
+    sync(path)
+    return _Staged(job, path, identity)
+
+
+def _job_name(copied: Copied, recipe: DroppedFile | None) -> str:
+    """The drop's name, or the recipe's where several recipes share a dataset."""
+    several = sum(file.role is Role.RECIPE for file in copied.files) > 1
+    return PurePosixPath(recipe.name).stem if recipe is not None and several else copied.drop.name
+
+
+def rejection(stage: Stage = Stage.CHECK) -> dict[str, object]:
+    """The outcome of a drop that cannot be used; its problems stand in the stage's `problems.json`."""
+    return {"outcome": Outcome.REJECTED, "stage": stage, "failure": None, "message": "", "hint": None}
+
+
+def _with_files(staging: Path, files: tuple[DroppedFile, ...]) -> Path:
+    """A directory with these of the copied files. Dropped files are never written to, so links do."""
+    path = staging.with_name(uuid.uuid4().hex)
+    (path / "dropped").mkdir(parents=True)
+    for file in files:
+        (path / file.path).hardlink_to(staging / file.path)
+    sync(path / "dropped")
+    return path
+
+
+def _copy_library_recipe(job_dir: JobDir, name: str | None, recipes: Path) -> tuple[Problem, ...]:
+    """Freeze the library recipe as it is now: a later edit of the library does not change a job that waits."""
+    if name is None:
+        return ()
+    try:
+        job_dir.library_recipe.write_bytes((recipes / f"{name}.yaml").read_bytes())
+    except OSError as error:
+        message = f"the library recipe {name}.yaml cannot be read ({error.strerror}). Ask whoever runs the appliance."
+        return (Problem(code="library_recipe_missing", message=message, reason=Reason.OTHER, found=name),)
+    sync(job_dir.library_recipe)
+    return ()
+
+
+def _identity(job_dir: JobDir, files: tuple[DroppedFile, ...], library: str | None, *, dry_run: bool) -> str:
+    """What makes another drop the same: the bytes of the data and the resolved recipe."""
+    parts = [f"{file.role} {file.sha256}" for file in files if file.role in (Role.DATASET, Role.EVAL, Role.OTHER)]
+    return hashlib.sha256(
+        "\n".join([*sorted(parts), _recipe_text(job_dir, files, library), str(dry_run)]).encode()
+    ).hexdigest()
+
+
+def _recipe_text(job_dir: JobDir, files: tuple[DroppedFile, ...], library: str | None) -> str:
+    own = next(((job_dir.path / file.path).read_bytes() for file in files if file.role is Role.RECIPE), b"")
+    below = (f"{library}.yaml", job_dir.library_recipe.read_bytes()) if job_dir.library_recipe.exists() else None
+    try:
+        return parse_recipe(own, name="recipe.yaml", library=below).model_dump_json()
+    except InputError:
+        return own.hex()
+
+
+def _duplicate(store: Store, identity: str, files: tuple[DroppedFile, ...]) -> tuple[Problem, ...]:
+    twin = store.active_job_with_identity(identity)
+    if twin is None:
+        return ()
+    message = (
+        f"the same data with the same recipe already {'runs' if twin.state is JobState.RUNNING else 'waits'} as job"
+        f" {twin.id}. Nothing was lost: wait for it, or drop the file again with another recipe."
+    )
+    name = files[0].name if files else None
+    return (Problem(code="duplicate", message=message, file=name, found=twin.id, expected="a drop that is new"),)

@@ -1,0 +1,105 @@
+"""The outbox: results appear in it whole, or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from appliance.errors import ApplianceError
+from appliance.files import sync, write_json
+from appliance.names import job_number
+
+MANIFEST: Final = "manifest.json"
+CHUNK_BYTES = 1 << 20
+
+
+def publish(
+    outbox: Path, name: str, *, job_uuid: str, fill: Callable[[Path], None], facts: Callable[[], dict[str, Any]]
+) -> Path:
+    """Make the directory `name` visible in the outbox, complete, and return its path.
+
+    `fill` writes the files into an empty staging directory; `facts` gives the manifest's other fields, and is called
+    after it. Doing it again for the same job changes nothing. Raises ApplianceError when another job's result has the
+    name, OSError when the outbox cannot be written.
+    """
+    final = outbox / name
+    if final.exists():
+        return _already_there(final, job_uuid)
+    staging = outbox / f".{name}.partial"
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir()
+    fill(staging)
+    files = [_file_entry(staging, path) for path in _files(staging)]
+    write_json(staging / MANIFEST, {**facts(), "files": files})
+    _sync_tree(staging)
+    # Within one file system, so in one step; a directory that is there already and not empty is never replaced.
+    staging.rename(final)
+    sync(outbox)
+    return final
+
+
+def remove_partials(outbox: Path, *, except_for: Iterable[str] = ()) -> None:
+    """Remove what a crash in mid-publish left behind, except for jobs that are about to publish again."""
+    keep = {f".{name}.partial" for name in except_for}
+    for path in outbox.glob(".*.partial"):
+        if job_number(path.name[1:]) is not None and path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a published directory. Raises FileNotFoundError or ValueError when there is none."""
+    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    return manifest
+
+
+def find_result(outbox: Path, job_id: str) -> Path | None:
+    """The directory of a job in the outbox, whatever its outcome."""
+    names = (path for path in outbox.glob(f"{job_id}*") if path.name == job_id or path.name.startswith(f"{job_id}."))
+    return next((path for path in names if path.is_dir()), None)
+
+
+def _already_there(final: Path, job_uuid: str) -> Path:
+    try:
+        same = read_manifest(final)["job_uuid"] == job_uuid
+    except (OSError, ValueError, KeyError):
+        same = False
+    if not same:
+        raise ApplianceError(
+            f"{final.name} stands in the outbox already and is not of this job",
+            hint=f"Move {final.name} out of the outbox; the result is published at the next try.",
+        )
+    sync(final.parent)
+    return final
+
+
+def _file_entry(root: Path, path: Path) -> dict[str, Any]:
+    name = path.relative_to(root).as_posix()
+    return {"path": name, "sha256": _sha256(path), "bytes": path.stat().st_size, "push": may_leave(name)}
+
+
+def may_leave(name: str) -> bool:
+    """Whether a file of a result may be pushed to the Hub: weights, card and aggregates; never rows or logs."""
+    return name in ("recipe.yaml", "eval.json") or name.startswith("adapter/")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            sync(Path(folder) / name)
+        sync(Path(folder))

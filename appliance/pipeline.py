@@ -1,0 +1,282 @@
+"""The fixed line of stages, and where a job stands on it.
+
+Whatever died, the next start looks at the job directory and runs the first stage without a result.
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from appliance import exits
+from appliance.exits import EndKind, StageEnd
+from appliance.job import (
+    END_STATE,
+    LANES,
+    FailureClass,
+    Job,
+    JobState,
+    Lane,
+    Outcome,
+    Priority,
+    Stage,
+    Verdict,
+    Waiting,
+    move,
+)
+from appliance.job_dir import JobDir
+from appliance.store import Store
+
+ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
+DRY_RUN_ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE)
+CAPACITY: Final = {Lane.CPU: 2, Lane.NET: 2, Lane.GPU: 1, Lane.OUT: 1}
+RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+
+# Small, without rows, and what a person asks for afterwards.
+KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json")
+
+STAGE_BUCKETS: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
+DETECTION_BUCKETS: Final = (1, 2, 5, 10, 15, 30, 60, 300, 900)
+WAIT_BUCKETS: Final = (1, 10, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 72 * 3600)
+
+
+def next_stage(job: Job, job_dir: JobDir) -> Stage:
+    """The first stage without a result; publish as soon as it is known how the job ends."""
+    if job_dir.outcome() is not None:
+        return Stage.PUBLISH
+    order = DRY_RUN_ORDER if job.dry_run else ORDER
+    return next((stage for stage in order if job_dir.result(stage) is None), Stage.PUBLISH)
+
+
+def startable(jobs: Iterable[tuple[Job, Stage]], busy: Iterable[Lane], *, now: float) -> list[tuple[Job, Stage]]:
+    """Which of the waiting jobs start their next stage now, given the lanes that running stages occupy.
+
+    Within a lane: higher priority first, then the job that is further along (a trained adapter is verified before the
+    next training begins), then the older one.
+    """
+    free = dict(CAPACITY)
+    for lane in busy:
+        free[lane] -= 1
+    further = [*ORDER, Stage.PUBLISH]
+    chosen = []
+    for job, stage in sorted(jobs, key=lambda pair: (RANK[pair[0].priority], -further.index(pair[1]), pair[0].number)):
+        lane = LANES[stage]
+        if free[lane] > 0 and job.not_before <= now:
+            free[lane] -= 1
+            chosen.append((job, stage))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Moves jobs along the line: every change of a job's state happens here, written down before it is acted on."""
+
+    store: Store
+    jobs: Path
+    max_attempts: int
+    boot_id: str
+
+    def dir(self, job: Job) -> JobDir:
+        return JobDir(self.jobs / job.id)
+
+    def begin(self, job: Job, stage: Stage, *, now: float) -> Job | None:
+        """Count an attempt at a stage and mark the job as running, before the process starts.
+
+        Returns None, and settles the job as failed, when the stage was tried too often without getting further.
+        """
+        mark = progress_mark(self.dir(job))
+        with self.store.transaction():
+            if self.store.attempts(job.number, stage, mark=mark) >= self.max_attempts:
+                self._give_up(job, stage, now=now)
+                return None
+            attempt = self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)
+            if job.started is None:
+                self.store.observe("job_queue_wait_seconds", now - job.created, WAIT_BUCKETS)
+            job = move(
+                job,
+                JobState.RUNNING,
+                stage=stage,
+                attempt=attempt,
+                started=job.started or now,
+                waiting=Waiting.NONE,
+                waiting_detail="",
+            )
+            self.store.save(job)
+            self.store.note(job.number, "stage_started", now=now, stage=stage, attempt=attempt)
+        return job
+
+    def end(self, job: Job, stage: Stage, code: int, *, seconds: float, now: float) -> tuple[Job, StageEnd]:
+        """Take note of a stage that ended, and decide what becomes of the job."""
+        job_dir = self.dir(job)
+        ended = exits.explain_exit(
+            stage,
+            code,
+            has_result=job_dir.result(stage) is not None,
+            has_problems=bool(job_dir.problems(stage)),
+            failure=job_dir.failure(stage),
+        )
+        counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS)
+        with self.store.transaction():
+            self.store.end_attempt(job.number, stage, exit_code=code, counted=counted, now=now)
+            self.store.note(job.number, "stage_ended", now=now, stage=stage, exit_code=code, kind=ended.kind)
+            self.store.observe("job_stage_duration_seconds", seconds, STAGE_BUCKETS, {"stage": stage})
+            job = self._after(job, stage, ended, now=now)
+        job_dir.write_job(job)
+        return job, ended
+
+    def _after(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
+        match ended.kind:
+            case EndKind.DONE if stage is Stage.PUBLISH:
+                return self._finish(job, now=now)
+            case EndKind.DONE:
+                return self._advance(job, stage, now=now)
+            case EndKind.REJECTED:
+                self.note_rejection(job, stage, now=now)
+                return self.settle(job, Outcome.REJECTED, stage=stage)
+            case _ if job.cancel_requested and stage is not Stage.PUBLISH:
+                return self.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
+            case EndKind.STOPPED:
+                return self._requeue(job)
+            case EndKind.WAITS:
+                return self._hold(job, stage, ended, now=now)
+        return self._after_failure(job, stage, ended, now=now)
+
+    def _advance(self, job: Job, stage: Stage, *, now: float) -> Job:
+        """One stage further; the last one tells how the job ends."""
+        result = self.dir(job).result(stage) or {}
+        if stage is Stage.CHECK:
+            priority = Priority(result.get("priority", job.priority))
+            job = replace(job, base_model=result.get("base_model"), method=result.get("method"), priority=priority)
+            self.note_drop(job, "accepted", now=now)
+        if stage is Stage.VERIFY:
+            job = replace(job, verdict=Verdict(result["verdict"]))
+            self.store.count("verdicts_total", {"verdict": result["verdict"]})
+        if job.cancel_requested:
+            return self.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
+        if stage is Stage.VERIFY:
+            return self.settle(job, Outcome.SUCCEEDED, stage=stage)
+        if stage is Stage.PREPARE and job.dry_run:
+            return self.settle(job, Outcome.CHECKED, stage=stage)
+        return self._requeue(job)
+
+    def note_rejection(self, job: Job, stage: Stage, *, now: float) -> None:
+        """Count a drop that cannot be used, and why."""
+        problems = self.dir(job).problems(stage)
+        if stage is Stage.CHECK:
+            duplicate = any(problem.code == "duplicate" for problem in problems)
+            self.note_drop(job, "duplicate" if duplicate else "rejected", now=now)
+        for reason in {problem.reason for problem in problems}:
+            self.store.count("inbox_rejections_total", {"reason": reason})
+
+    def note_drop(self, job: Job, outcome: str, *, now: float) -> None:
+        """Count what became of a drop, and how long that took since its last write."""
+        self.store.count("inbox_drops_total", {"outcome": outcome})
+        last_write = max((file.mtime_ns for file in job.files), default=None)
+        if last_write is not None:
+            self.store.observe("inbox_detection_delay_seconds", max(0.0, now - last_write / 1e9), DETECTION_BUCKETS)
+
+    def settle(
+        self,
+        job: Job,
+        outcome: Outcome,
+        *,
+        stage: Stage,
+        failure: FailureClass | None = None,
+        message: str = "",
+        hint: str | None = None,
+    ) -> Job:
+        """Write down how the job ends; what is left to do is to publish it."""
+        facts = {"outcome": outcome, "stage": stage, "failure": failure, "message": message, "hint": hint}
+        self.dir(job).write_outcome(facts)
+        if failure is not None:
+            self.store.count("job_failures_total", {"reason": failure})
+        return self._requeue(replace(job, outcome=outcome, failure=failure, message=message))
+
+    def _requeue(self, job: Job) -> Job:
+        if job.state is JobState.RUNNING:
+            job = move(job, JobState.QUEUED, stage=None)
+        self.store.save(job)
+        return job
+
+    def _hold(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
+        """The machine cannot do it now: wait, visibly, and try again later."""
+        tries = 1 + sum(event.get("kind") == EndKind.WAITS for event in self.store.events(job.number))
+        not_before = now + exits.backoff_seconds(tries)
+        job = replace(job, waiting=ended.waiting, waiting_detail=ended.message, not_before=not_before)
+        return self._requeue(job)
+
+    def _after_failure(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
+        if stage is Stage.PUBLISH:
+            # There is nothing left to fall back to: the result is kept and publishing is tried again.
+            disk = ended.failure is FailureClass.DISK_FULL
+            waiting = Waiting.DISK if disk else Waiting.NONE
+            return self._hold(job, stage, replace(ended, waiting=waiting), now=now)
+        mark = progress_mark(self.dir(job))
+        if ended.retried and self.store.attempts(job.number, stage, mark=mark) < self.max_attempts:
+            self.store.count("job_retries_total", {"reason": str(ended.failure)})
+            return self._requeue(replace(job, message=ended.message))
+        return self.settle(
+            job, Outcome.FAILED, stage=stage, failure=ended.failure, message=ended.message, hint=ended.hint
+        )
+
+    def _give_up(self, job: Job, stage: Stage, *, now: float) -> None:
+        if stage is Stage.PUBLISH:
+            return
+        message = f"the {stage} stage was begun {self.max_attempts} times and never got further: it took the machine or"
+        message += " the appliance down each time"
+        self.store.note(job.number, "given_up", now=now, stage=stage)
+        self.settle(job, Outcome.FAILED, stage=stage, failure=FailureClass.HOST_CRASHED, message=message)
+
+    def _finish(self, job: Job, *, now: float) -> Job:
+        """The result stands in the outbox. `outcome.json` is the truth: the row may have missed it in a crash."""
+        job_dir = self.dir(job)
+        facts = job_dir.outcome() or {}
+        outcome = Outcome(facts["outcome"])
+        verified = job_dir.result(Stage.VERIFY)
+        job = move(
+            job,
+            END_STATE[outcome],
+            stage=None,
+            outcome=outcome,
+            failure=FailureClass(facts["failure"]) if facts["failure"] else None,
+            message=facts["message"],
+            verdict=Verdict(verified["verdict"]) if verified else None,
+            finished=now,
+        )
+        self.store.save(job)
+        self.store.count("jobs_finished_total", {"outcome": job.state})
+        return job
+
+    def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
+        """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted."""
+        kind = "daemon_restarted" if same_boot else "host_crashed"
+        with self.store.transaction():
+            self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
+            self.store.note(job.number, kind, now=now, stage=stage)
+            return self._requeue(job)
+
+    def clean(self, job: Job) -> None:
+        """Remove what an ended job no longer needs: its files lie in the outbox now. Safe to repeat."""
+        self.store.forget_progress(job.number)
+        path = self.jobs / job.id
+        for stage in ORDER:
+            for left in (path / stage).glob("*"):
+                if left.name not in KEPT_AFTER_THE_END:
+                    _remove(left)
+        # Last: while it is there, the next start knows that cleaning is not finished.
+        _remove(path / "dropped")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def progress_mark(job_dir: JobDir) -> str:
+    """How far the training has come, by its newest complete checkpoint."""
+    checkpoints = job_dir.path / Stage.TRAIN / "checkpoints"
+    complete = sorted(path.parent.name for path in checkpoints.glob("step-*/COMPLETE.json"))
+    return complete[-1] if complete else ""

@@ -1,0 +1,156 @@
+"""Starting, watching and stopping stages. Nothing else knows that a stage is a local process.
+
+A stage runs in its own session and process group, in its own folder, with an environment that is built here from
+nothing: no token and no variable of the daemon's that the stage does not need. Only the main loop starts stages: the
+death signal that a stage asks for follows the thread that started it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from appliance.job import Stage
+from appliance.job_dir import JobDir
+from appliance.settings import PREFIX, SECRETS, Settings
+
+PARENT: Final = "_APPLIANCE_PARENT_PID"
+# What a stage may see of the daemon's own environment.
+PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
+FOR_NETWORK: Final = (
+    *("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+)
+SECRET_VARIABLES: Final = frozenset(PREFIX + name + ending for name in SECRETS for ending in ("", "_FILE"))
+
+
+class StageProcess(Protocol):
+    """A stage that was started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """The exit code (negative: the signal that ended it), or None while it runs."""
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the whole group: save what can be saved and end."""
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group."""
+
+
+Command = Callable[[Stage, Path], list[str]]
+
+
+def stage_command(stage: Stage, job: Path) -> list[str]:
+    """What anyone can type to run the same stage again."""
+    return [sys.executable, "-m", "appliance.stages", stage.value, str(job)]
+
+
+@dataclass(frozen=True)
+class LocalProcess:
+    """A stage as a process group on this machine."""
+
+    popen: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def poll(self) -> int | None:
+        code = self.popen.poll()
+        if code is not None:
+            # The stage is gone; nothing that it started may outlive it.
+            signal_group(self.pid, signal.SIGKILL)
+        return code
+
+    def ask_to_stop(self) -> None:
+        signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        signal_group(self.pid, signal.SIGKILL)
+
+
+def start_stage(stage: Stage, job: JobDir, settings: Settings, *, command: Command = stage_command) -> StageProcess:
+    """Run a stage on a job directory; what it prints goes to `stage.log` in the stage's folder."""
+    folder = job.stage(stage)
+    with (folder / "stage.log").open("ab") as log:
+        popen = subprocess.Popen(
+            command(stage, job.path),
+            cwd=folder,
+            env=stage_environment(stage, settings, os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return LocalProcess(popen)
+
+
+def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a stage: the reading token for fetch alone, and network settings for it alone."""
+    passed = {name: environment[name] for name in PASSED_ON if name in environment}
+    ours = {
+        name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in SECRET_VARIABLES
+    }
+    caches = _cache_folders(settings, environment)
+    folders = {f"{PREFIX}{name.upper()}": str(getattr(settings, name).resolve()) for name in _FOLDERS}
+    own = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "PYTHONPATH": environment.get("PYTHONPATH", "")}
+    if stage is not Stage.FETCH:
+        return passed | ours | caches | folders | own | {"HF_HUB_OFFLINE": "1"}
+    network = {name: environment[name] for name in FOR_NETWORK if name in environment}
+    token = {f"{PREFIX}HUB_READ_TOKEN": settings.hub_read_token} if settings.hub_read_token else {}
+    return passed | ours | caches | folders | own | network | token
+
+
+_FOLDERS = ("inbox", "outbox", "recipes", "state", "models")
+
+
+def _cache_folders(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Every cache on the state volume: the root file system may be read-only and the user without a home."""
+    cache = settings.state.resolve() / "cache"
+    return {
+        "HOME": str(cache / "home"),
+        "XDG_CACHE_HOME": str(cache),
+        "HF_HOME": environment.get("HF_HOME", str(cache / "huggingface")),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+        "UNSLOTH_COMPILE_LOCATION": str(cache / "unsloth"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+    }
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process group that may be gone already."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def started_at(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with the pid it names one process for good."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the command in parentheses and may hold spaces; the start time is field 22.
+    return int(status.rpartition(")")[2].split()[19])
+
+
+def kill_leftover(pid: int, pid_started: int) -> None:
+    """End a stage of an earlier daemon, if that very process still runs."""
+    if started_at(pid) == pid_started:
+        signal_group(pid, signal.SIGKILL)
+
+
+def boot_id() -> str:
+    """Changes when the machine was started anew: tells a crash of the host from one of the daemon."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
