@@ -1,0 +1,74 @@
+"""What is wrong with the rows of a dataset: every fault counted, the first of each kind kept. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from appliance.errors import Problem, Reason
+
+SHOWN: Final = 100
+
+
+class Fault(NamedTuple):
+    """Something wrong with one row, before it is known where the row stands. Fields as in `Problem`."""
+
+    code: str
+    message: str
+    key: str | None = None
+    found: str | None = None
+    expected: str | None = None
+    reason: Reason = Reason.DATASET_FORMAT
+
+
+class Unreadable(Exception):
+    """Nothing behind this place in the file can be read; the fault says why."""
+
+    def __init__(self, fault: Fault, *, line: int | None = None) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+        self.line = line
+
+
+@dataclass
+class Findings:
+    """Collects the problems of one file in constant memory."""
+
+    file: str
+    _kept: dict[str, list[Problem]] = field(default_factory=dict)
+    _totals: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self._totals)
+
+    def add(self, line: int | None, fault: Fault) -> None:
+        self._totals[fault.code] = self._totals.get(fault.code, 0) + 1
+        kept = self._kept.setdefault(fault.code, [])
+        if len(kept) < SHOWN:
+            kept.append(
+                Problem(
+                    fault.code, fault.message, fault.reason, self.file, line, fault.key, fault.found, fault.expected
+                )
+            )
+
+    def add_all(self, line: int, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            self.add(line, fault)
+
+    def problems(self) -> list[Problem]:
+        """At most 100 problems, the first of each kind, and an entry `... and 312 more like this` for the rest."""
+        shown = _fair_shares([len(kept) for kept in self._kept.values()], SHOWN)
+        problems = []
+        for (code, kept), count in zip(self._kept.items(), shown, strict=True):
+            problems += kept[:count]
+            if more := self._totals[code] - count:
+                message = f"... and {more:,} more like this"
+                problems.append(Problem(code, message, kept[0].reason, self.file, count=more))
+        return problems
+
+
+def _fair_shares(wanted: list[int], limit: int) -> list[int]:
+    """How many of each kind to show so that at most `limit` are shown and a common fault never hides a rare one."""
+    shares = [0] * len(wanted)
+    for rank, kind in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        shares[kind] = min(wanted[kind], (limit - sum(shares)) // (len(wanted) - rank))
+    return shares
