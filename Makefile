@@ -19,7 +19,7 @@ check: tools ## Lint, format, types, and which layer may import which
 	@$(bin)/ruff check --quiet .
 	@$(bin)/ruff format --check --quiet --diff .
 	@$(bin)/mypy --no-error-summary
-	@$(bin)/lint-imports --no-logo
+	@report=$$($(bin)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 test: check ## What CI runs: the checks and every test but the long ones (PYTEST_ARGS="-k labels" picks some)
 	@$(bin)/python -m pytest -m "not soak" $(PYTEST_ARGS)
