@@ -1,4 +1,7 @@
-"""Logs on standard error, one line an event, job first. No secret gets into a record, and so into no handler."""
+"""Logs on standard error, one line an event, job first. No secret gets into a record, and so into no handler.
+
+A line is about a job when it is logged with `extra={"job": job.id}`.
+"""
 
 import json
 import logging
@@ -13,7 +16,6 @@ from typing import Literal, ParamSpec
 P = ParamSpec("P")
 Redact = Callable[[str], str]
 LogFormat = Literal["text", "json"]
-JobLogger = logging.LoggerAdapter[logging.Logger]
 
 REDACTED = "[redacted]"
 # Hub tokens and bearer tokens, whoever they belong to. Long enough to spare words like hf_transfer.
@@ -29,11 +31,6 @@ def setup_logging(log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda uncaught: _log_uncaught(uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
-
-
-def job_logger(job_id: str) -> JobLogger:
-    """A logger whose lines begin with the job's id."""
-    return logging.LoggerAdapter(logging.getLogger("appliance"), {"job": job_id})
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 def serve(*, take_over: bool) -> None:
     """Serve until SIGTERM or SIGINT. Raises ApplianceError when this machine or a setting does not allow it."""
     settings = Settings.load()
-    secrets = (settings.hub_token, settings.hub_read_token, settings.api_token, settings.read_token)
-    setup_logging(settings.log_format, [secret for secret in secrets if secret])
+    setup_logging(settings.log_format, settings.secrets())
     wake = Wake()
     wake.stop_on_signals()
     appliance = Appliance(settings, wake=wake)
