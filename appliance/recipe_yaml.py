@@ -1,6 +1,7 @@
 """From the YAML somebody dropped to a Recipe, or to every problem in it at once. Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import StringIO
 from typing import Any, Final, NamedTuple
 
@@ -13,11 +14,19 @@ from appliance.foreign_names import explain_unknown
 from appliance.job import Priority
 from appliance.recipe import EXPECTED, RIVALS, DatasetName, ModelName, Recipe, Sha256, resolve
 from appliance.wording import clip, visible
-from appliance.yaml_tree import Path, Place, Tree, read_tree
+from appliance.yaml_tree import LONGEST_VALUE, Path, Place, Tree, read_tree
 
 _MOST_PROBLEMS: Final = 100
-_LONGEST_VALUE: Final = 60
+_SCHEMA: Final = Reason.RECIPE_SCHEMA
 _GROUPS: Final = ("lora", "hub", "chat_template_kwargs")
+
+
+class ReadRecipe(NamedTuple):
+    """A recipe as far as it could be read: `recipe` is None unless its values make one, whatever else is wrong."""
+
+    recipe: Recipe | None
+    tree: Tree
+    problems: list[Problem]
 
 
 def parse_recipe(text: bytes, *, name: str, library: tuple[str, bytes] | None = None) -> Recipe:
@@ -25,14 +34,19 @@ def parse_recipe(text: bytes, *, name: str, library: tuple[str, bytes] | None = 
 
     Raises one InputError naming every problem in both, each with its file and line.
     """
+    read = read_recipe(text, name=name, library=library)
+    if read.problems or read.recipe is None:
+        raise InputError(read.problems)
+    return read.recipe
+
+
+def read_recipe(text: bytes, *, name: str, library: tuple[str, bytes] | None = None) -> ReadRecipe:
+    """The same without raising, for those who have more to say about a recipe."""
     own = read_tree(text, name=name)
     tree = _merge(own, read_tree(library[1], name=library[0])) if library else own
-    recipe, found = _validate(tree, name)
-    problems = [*tree.problems, *found]
-    if problems or recipe is None:
-        order = sorted(problems, key=lambda problem: (problem.file != name, problem.line or 0))
-        raise InputError(order[:_MOST_PROBLEMS])
-    return recipe
+    recipe, found = _validate(tree)
+    problems = sorted([*tree.problems, *found], key=lambda problem: (problem.file != name, problem.line or 0))
+    return ReadRecipe(recipe, tree, problems[:_MOST_PROBLEMS])
 
 
 class Peek(NamedTuple):
@@ -67,6 +81,7 @@ def _usable(value: object, adapter: TypeAdapter[Any]) -> Any:  # noqa: ANN401
 
 def _merge(own: Tree, library: Tree) -> Tree:
     return Tree(
+        own.name,
         values=resolve(own.values, library.values),
         places={**library.places, **own.places},
         problems=[*own.problems, *library.problems],
@@ -75,60 +90,42 @@ def _merge(own: Tree, library: Tree) -> Tree:
     )
 
 
-def _validate(tree: Tree, name: str) -> tuple[Recipe | None, list[Problem]]:
+def _validate(tree: Tree) -> tuple[Recipe | None, list[Problem]]:
     """The recipe if the values make one, and whatever keeps them from it."""
-    rivals = list(_rivals(tree, name))
+    rivals = list(_rivals(tree))
     too_many = {problem.key for problem in rivals}
-    problems = [*rivals, *_not_yet(tree, name)]
+    problems = [*rivals, *_not_yet(tree)]
     try:
         recipe = Recipe.model_validate({key: value for key, value in tree.values.items() if key not in too_many})
     except ValidationError as error:
-        return None, [*problems, *_explain_all(error.errors(include_url=False), tree, name)]
+        return None, [*problems, *_explain_all(error.errors(include_url=False), tree)]
     return recipe, problems
 
 
-def _problem(tree: Tree, path: Path, code: str, message: str, name: str, expected: str | None = None) -> Problem:
-    place = tree.places.get(path)
-    # What stands behind an unknown key may be a token: only the key is repeated.
-    found = None if place is None else ".".join(path) if code == "unknown_key" else place.written
-    return Problem(
-        code,
-        message,
-        Reason.RECIPE_SCHEMA,
-        file=place.file if place else name,
-        line=place.line if place else None,
-        key=".".join(path),
-        found=None if found is None else clip(visible(found), _LONGEST_VALUE),
-        expected=expected,
-    )
-
-
-def _rivals(tree: Tree, name: str) -> Iterator[Problem]:
+def _rivals(tree: Tree) -> Iterator[Problem]:
     for one, other in RIVALS:
         if all(tree.values.get(key) not in (None, "auto") for key in (one, other)):
-            later = max((one, other), key=lambda key: tree.places[key,].line)
+            later = max((one, other), key=lambda key: tree.places[key,].line or 0)
             message = f"{one} and {other} are both set, and they exclude each other; keep one of them"
-            yield _problem(tree, (later,), "exclusive_keys", message, name, f"{one} or {other}, not both")
+            yield tree.problem((later,), "exclusive_keys", message, _SCHEMA, expected=f"{one} or {other}, not both")
 
 
-def _not_yet(tree: Tree, name: str) -> Iterator[Problem]:
+def _not_yet(tree: Tree) -> Iterator[Problem]:
     """What the model of a recipe knows, and the appliance cannot do before a later release."""
     method, dataset, hub = (tree.values.get(key) for key in ("method", "dataset", "hub"))
     if method in ("dpo", "orpo", "kto"):
         message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
-        yield _problem(tree, ("method",), "not_yet", message, name, "sft")
+        yield tree.problem(("method",), "not_yet", message, _SCHEMA, expected="sft")
     if isinstance(dataset, str) and dataset.startswith(("job:", "hub:")):
-        message = (
-            f"dataset is {clip(visible(dataset), _LONGEST_VALUE)}, not yet: other sources come with a later release"
-        )
-        expected = EXPECTED["dataset"]
-        yield _problem(tree, ("dataset",), "not_yet", f"{message}; drop the file with the recipe", name, expected)
+        source = "the rows of another job" if dataset.startswith("job:") else "datasets from the Hub"
+        message = f"{source}, not yet: they come with a later release; drop the dataset together with the recipe"
+        yield tree.problem(("dataset",), "not_yet", message, _SCHEMA, expected=EXPECTED["dataset"])
     if isinstance(hub, Mapping) and hub.get("push") in (True, "true", "yes", "on"):
         message = "hub.push is true, not yet: pushing comes with a later release; the adapter will be in the outbox"
-        yield _problem(tree, ("hub", "push"), "not_yet", message, name, "false, or leave the line out")
+        yield tree.problem(("hub", "push"), "not_yet", message, _SCHEMA, expected="false, or no such line")
 
 
-def _explain_all(errors: list[ErrorDetails], tree: Tree, name: str) -> Iterator[Problem]:
+def _explain_all(errors: list[ErrorDetails], tree: Tree) -> Iterator[Problem]:
     """One problem for each key that pydantic complains of."""
     unknown = {_path(e): explain_unknown(".".join(_path(e))) for e in errors if e["type"] == "extra_forbidden"}
     misspelt = {meant for _, meant in unknown.values()}
@@ -140,13 +137,15 @@ def _explain_all(errors: list[ErrorDetails], tree: Tree, name: str) -> Iterator[
             continue
         if path in unknown:
             message, meant = unknown[path]
-            yield _problem(tree, path, "unknown_key", message, name, meant or ", ".join(EXPECTED))
+            problem = tree.problem(path, "unknown_key", message, _SCHEMA, expected=meant or ", ".join(EXPECTED))
+            # What stands behind an unknown key may be a token: only the key is repeated.
+            yield replace(problem, found=key)
         elif error["type"] != "missing":
-            yield _problem(tree, path, "bad_value", _complaint(key, error, tree.places.get(path)), name, EXPECTED[key])
+            message = _complaint(key, error, tree.places.get(path))
+            yield tree.problem(path, "bad_value", message, _SCHEMA, expected=EXPECTED[key])
         elif tree.whole and key not in misspelt:
-            yield _problem(
-                tree, path, "missing_key", f"{key} is missing; it must be {EXPECTED[key]}", name, EXPECTED[key]
-            )
+            message = f"{key} is missing; it must be {EXPECTED[key]}"
+            yield tree.problem(path, "missing_key", message, _SCHEMA, expected=EXPECTED[key])
 
 
 def _path(error: ErrorDetails) -> Path:
@@ -160,7 +159,7 @@ def _names_item(error: ErrorDetails) -> bool:
 
 
 def _complaint(key: str, error: ErrorDetails, place: Place | None) -> str:
-    written = place.written if place else ""
+    written = (place.written if place else None) or ""
     if written in ("", "~", "null", "Null", "NULL"):
         return f"{key} is empty; it must be {EXPECTED[key]}, or leave the line out"
     if _names_item(error):
@@ -169,7 +168,7 @@ def _complaint(key: str, error: ErrorDetails, place: Place | None) -> str:
 
 
 def _shown(value: object) -> str:
-    return clip(visible(str(value)), _LONGEST_VALUE) or "an empty text"
+    return clip(visible(str(value)), LONGEST_VALUE) or "an empty text"
 
 
 def recipe_as_yaml(recipe: Recipe) -> str:

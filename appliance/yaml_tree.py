@@ -23,9 +23,11 @@ from ruamel.yaml.events import (
 )
 
 from appliance.errors import Problem, Reason
+from appliance.wording import clip, visible
 from appliance.yaml_text import decode, scalar
 
 DEEPEST: Final = 8
+LONGEST_VALUE: Final = 60
 _SYNTAX_ERRORS: Final = 20
 _TOP_KEY: Final = re.compile(r"[A-Za-z_][\w.]*:(\s|$)")
 
@@ -37,8 +39,8 @@ class Place:
     """Where a key stands and how its value is written there."""
 
     file: str
-    line: int
-    written: str
+    line: int | None
+    written: str | None
 
 
 @dataclass
@@ -49,18 +51,25 @@ class Tree:
     when the file could not be read to its end: what is missing then may only be out of sight.
     """
 
+    name: str
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     spoilt: set[Path] = field(default_factory=set)
     whole: bool = True
 
+    def problem(self, path: Path, code: str, message: str, reason: Reason, *, expected: str | None = None) -> Problem:
+        """A problem with the value at `path`, at its place; with the whole file when it stands nowhere."""
+        place = self.places.get(path) or Place(self.name, None, None)
+        found = None if place.written is None else clip(visible(place.written), LONGEST_VALUE)
+        return Problem(code, message, reason, place.file, place.line, ".".join(path), found, expected)
+
 
 def read_tree(data: bytes, *, name: str) -> Tree:
     """Everything that can be read from a recipe's bytes; never raises for what is in them."""
     text, problem = decode(data, name=name)
     if problem:
-        return Tree(problems=[problem], whole=False)
+        return Tree(name, problems=[problem], whole=False)
     builder = _Builder(name)
     builder.read(_without_leading_tabs(text, builder))
     return builder.tree
@@ -95,15 +104,14 @@ class _Builder:
     """Folds the parser's events into a Tree. `_above` is how many lines of the file lie above what is being parsed."""
 
     def __init__(self, name: str) -> None:
-        self.tree = Tree()
-        self._name = name
+        self.tree = Tree(name)
         self._open: list[_Frame] = []
         self._documents = 0
         self._above = 0
         self._newest: Path = ()
 
     def refuse(self, code: str, message: str, line: int, *, key: str | None = None) -> None:
-        self.tree.problems.append(Problem(code, message, Reason.RECIPE_SYNTAX, file=self._name, line=line, key=key))
+        self.tree.problems.append(Problem(code, message, Reason.RECIPE_SYNTAX, file=self.tree.name, line=line, key=key))
 
     def read(self, text: str) -> None:
         """Read all of it; behind a syntax error, go on at the next line that looks like a key of its own."""
@@ -159,7 +167,7 @@ class _Builder:
             value = self.tree.values
         elif not self._open:
             self._refuse_top(event, line)
-        path = self._newest = self._attach(event, value, Place(self._name, line, written))
+        path = self._newest = self._attach(event, value, line, written)
         self._refuse_specials(event, line, path)
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
             self._open.append(_Frame(value, path))
@@ -178,7 +186,7 @@ class _Builder:
         )
         self.tree.whole = False
 
-    def _attach(self, event: NodeEvent, value: Any, place: Place) -> Path:  # noqa: ANN401
+    def _attach(self, event: NodeEvent, value: Any, line: int, written: str) -> Path:  # noqa: ANN401
         """Put a value where it belongs and return its path."""
         if not self._open:
             return ()
@@ -187,11 +195,11 @@ class _Builder:
             frame.value.append(value)
             return frame.path
         if frame.key is None:
-            self._take_key(frame, event, place.line)
+            self._take_key(frame, event, line)
             return (*frame.path, frame.key or "")
         path = (*frame.path, frame.key)
         frame.value[frame.key] = value
-        self.tree.places[path] = Place(place.file, frame.key_line, place.written)
+        self.tree.places[path] = Place(self.tree.name, frame.key_line, written)
         frame.key = None
         return path
 
