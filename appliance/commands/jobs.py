@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from appliance.commands.follow import how_far, read_progress
 from appliance.commands.state import find_job, open_state
 from appliance.daemon import database_jobs_folder
-from appliance.job import Job, JobState, Stage
-from appliance.job_dir import JobDir, job_to_json
+from appliance.job import Job, JobState
+from appliance.job_dir import job_to_json
 from appliance.outbox import find_result
-from appliance.progress import Progress, fold, parse_lines
+from appliance.progress import Progress
 from appliance.settings import Settings
 
 LISTED = 50
@@ -76,8 +77,8 @@ def _facts(job: Job, settings: Settings) -> dict[str, Any]:
 
 def _row(job: Job, settings: Settings) -> tuple[str, ...]:
     state = f"[{COLOURS.get(job.state, 'default')}]{_state(job)}[/]"
-    how_far = _how_far(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
-    return (escape(job.id), state, escape(job.base_model or ""), how_far, _when(job.created), escape(_message(job)))
+    far = how_far(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
+    return (escape(job.id), state, escape(job.base_model or ""), far, _when(job.created), escape(_message(job)))
 
 
 def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
@@ -87,7 +88,7 @@ def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
         ("files", ", ".join(f"{file.name} ({file.bytes:,} bytes)" for file in job.files)),
         ("verdict", job.verdict or ""),
         ("message", _message(job)),
-        ("progress", _how_far(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
+        ("progress", how_far(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
         ("result", str(result) if result else ""),
     ]
     return [(label, value) for label, value in lines if value]
@@ -102,36 +103,10 @@ def _message(job: Job) -> str:
 
 
 def _progress(job: Job, settings: Settings) -> Progress:
-    """What the running stage has reported, read from its file."""
-    progress = Progress()
+    """What the running stage has reported."""
     if job.state is not JobState.RUNNING or job.stage is None:
-        return progress
-    path = JobDir(database_jobs_folder(settings) / job.id).path / Stage(job.stage) / "progress.jsonl"
-    if path.exists():
-        for event in parse_lines(path.read_text()):
-            progress = fold(progress, event)
-    return progress
-
-
-def _how_far(progress: Progress) -> str:
-    if progress.total_steps:
-        parts = [f"step {progress.step} of {progress.total_steps}"]
-        if progress.tokens_per_second:
-            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-        if progress.seconds_left is not None:
-            parts.append(f"about {_duration(progress.seconds_left)} left")
-        return ", ".join(parts)
-    if progress.done is not None:
-        of = f" of {progress.total:,.0f}" if progress.total else ""
-        return f"{progress.done:,.0f}{of} {progress.unit}"
-    return ""
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        return Progress()
+    return read_progress(database_jobs_folder(settings) / job.id / job.stage)
 
 
 def _when(time: float) -> str:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from appliance.errors import ApplianceError
 
 STOP_SECONDS = 5.0
+BACKLOG = 128
 
 
 class ListenError(ApplianceError):
@@ -68,6 +69,8 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        # From here on the kernel takes connections in, even while the thread is still starting.
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise ListenError(

@@ -1,0 +1,93 @@
+"""Showing how a job goes on: a bar on a terminal, a line a stage elsewhere."""
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from appliance.job import Job, Stage
+from appliance.progress import Progress as StageProgress
+from appliance.progress import fold, parse_lines
+
+
+class Follower:
+    """Follows one job by the files of its stages, on standard error."""
+
+    def __init__(self, jobs: Path) -> None:
+        self._jobs = jobs
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]:<9}"),
+            BarColumn(),
+            TextColumn("{task.fields[how_far]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task: TaskID | None = None
+        self._stage: Stage | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, job: Job) -> None:
+        """Bring the picture up to date."""
+        if job.stage is not None and job.stage is not self._stage:
+            self._begin(job.stage)
+        if self._task is not None and self._stage is not None:
+            progress = read_progress(self._jobs / job.id / self._stage)
+            fraction = progress.fraction
+            self._bar.update(self._task, completed=100 * (fraction or 0.0), how_far=how_far(progress))
+
+    def _begin(self, stage: Stage) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=100)
+            self._bar.stop_task(self._task)
+        self._stage = stage
+        self._task = self._bar.add_task("", total=100, stage=stage, how_far="")
+        if not sys.stderr.isatty():
+            self._console.print(f"{stage} …")
+
+
+def read_progress(folder: Path) -> StageProgress:
+    """What a stage has reported so far, from its file."""
+    progress = StageProgress()
+    try:
+        text = (folder / "progress.jsonl").read_text()
+    except FileNotFoundError:
+        return progress
+    for event in parse_lines(text):
+        progress = fold(progress, event)
+    return progress
+
+
+def how_far(progress: StageProgress) -> str:
+    """How far a stage has come, in a few words."""
+    if progress.total_steps:
+        parts = [f"step {progress.step} of {progress.total_steps}"]
+        if progress.tokens_per_second:
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        if progress.seconds_left is not None:
+            parts.append(f"about {_duration(progress.seconds_left)} left")
+        return ", ".join(parts)
+    if progress.done is not None:
+        of = f" of {progress.total:,.0f}" if progress.total else ""
+        return f"{progress.done:,.0f}{of} {progress.unit}"
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

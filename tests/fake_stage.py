@@ -1,0 +1,98 @@
+"""A stand-in for the heavy stages, started as the real ones are: `python fake_stage.py STAGE JOB_DIR`.
+
+What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
+`crash once` only the first time, `sleep` works until it is asked to stop, `reject` refuses the input, `wait` says that
+the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM. Without a word it
+succeeds.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from appliance import outbox
+from appliance.errors import Problem
+from appliance.job import Outcome, Stage, outbox_name
+from appliance.job_dir import JobDir, ProgressWriter
+
+RESULTS = {
+    Stage.CHECK: {"base_model": "demo", "method": "sft", "priority": "normal"},
+    Stage.VERIFY: {"verdict": "improved"},
+}
+DEADLINE_SECONDS = 120
+
+
+def main() -> int:
+    stage, job_dir = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]))
+    if stage is Stage.PUBLISH:
+        publish(job_dir)
+    else:
+        code = act(script(job_dir).get(stage, ""), stage, job_dir)
+        if code:
+            return code
+    job_dir.write_result(stage, RESULTS.get(stage, {"stage": stage}))
+    return 0
+
+
+def script(job_dir: JobDir) -> dict:
+    data = next((path for path in sorted(job_dir.dropped.iterdir()) if path.suffix == ".jsonl"), None)
+    try:
+        return json.loads(data.read_text().splitlines()[0]) if data else {}
+    except ValueError:
+        return {}
+
+
+def act(what: str, stage: Stage, job_dir: JobDir) -> int:
+    writer = ProgressWriter(job_dir.stage(stage))
+    writer.write("progress", done=1, total=2, unit="rows")
+    marker = job_dir.stage(stage) / "was here"
+    match what:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash once" if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "reject":
+            job_dir.write_problems(stage, (Problem(code="made_up", message="the row is made up", line=3),))
+            return 2
+        case "wait":
+            job_dir.write_failure(stage, {"waiting": "network", "message": "the Hub is away", "hint": None})
+            return 3
+        case "fail":
+            job_dir.write_failure(stage, {"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
+            return 1
+        case "sleep":
+            return sleep(stop=True)
+        case "ignore":
+            return sleep(stop=False)
+    return 0
+
+
+def sleep(*, stop: bool) -> int:
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(stop))
+    end = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < end and not (stopped and stopped[0]):
+        time.sleep(0.02)
+    return 4
+
+
+def publish(job_dir: JobDir) -> None:
+    job = job_dir.read_job()
+    facts = job_dir.outcome() or {}
+
+    def fill(staging: Path) -> None:
+        (staging / "dropped").mkdir()
+        for file in job.files:
+            (staging / file.path).write_bytes((job_dir.path / file.path).read_bytes())
+
+    name = outbox_name(job.id, Outcome(facts["outcome"]))
+    folder = Path(os.environ["APPLIANCE_OUTBOX"])
+    outbox.publish(folder, name, job_uuid=job.uuid, fill=fill, facts=lambda: {"job_uuid": job.uuid, **facts})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""The loop, with real files, real SQLite and real processes; only what the heavy stages do is made up."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance.daemon import Appliance, InboxTakenError
+from appliance.job import ENDED, FailureClass, Job, JobState, Outcome, Stage, Waiting
+from appliance.lock import AlreadyRunningError
+from appliance.outbox import read_manifest
+from appliance.processes import start_stage
+from appliance.settings import Settings
+
+FAKE = Path(__file__).parent / "fake_stage.py"
+DEADLINE_SECONDS = 20.0
+
+
+def fake_command(stage: Stage, job: Path) -> list[str]:
+    return [sys.executable, str(FAKE), stage, str(job)]
+
+
+class Box:
+    """An appliance on folders of its own, turned by the test."""
+
+    def __init__(self, root: Path, **settings: object) -> None:
+        (root / "recipes").mkdir(exist_ok=True)
+        (root / "recipes" / "default.yaml").write_text("base_model: demo\n")
+        folders = {name: root / name for name in ("inbox", "outbox", "recipes", "state", "models")}
+        quick = {"quiet_seconds": 0, "pair_seconds": 0, "scan_seconds": 0.02}
+        self.settings = Settings(**{**folders, **quick, **settings})  # type: ignore[arg-type]
+        self.inbox, self.outbox = root / "inbox", root / "outbox"
+        self.shift = 0.0
+        self.start()
+
+    def start(self) -> None:
+        start = partial(start_stage, settings=self.settings, command=fake_command)
+        self.appliance = Appliance(self.settings, start=start)
+        self.appliance.recover()
+        self.appliance.prepare_inbox()
+
+    def stop(self) -> None:
+        self.appliance.stop()
+
+    def crash(self) -> None:
+        """As SIGKILL leaves it: the stages die with their parent, nothing is written."""
+        for running in self.appliance.crew.running.values():
+            running.process.kill()
+            while running.process.poll() is None:
+                time.sleep(0.005)
+        self.appliance.reception.close()
+        self.appliance.store.close()
+        self.appliance._lock.release()
+
+    def drop(self, name: str = "support.jsonl", **script: str) -> None:
+        (self.inbox / f".{name}.tmp").write_text(json.dumps(script) + f'\n{{"text": "{name} {time.time_ns()}"}}\n')
+        (self.inbox / f".{name}.tmp").rename(self.inbox / name)
+
+    def tick(self) -> None:
+        self.appliance.tick(time.monotonic() + self.shift, time.time() + self.shift)
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert time.monotonic() < end, [self.job(n) for n in range(1, 4)]
+            self.tick()
+            time.sleep(0.005)
+
+    def job(self, number: int) -> Job | None:
+        return self.appliance.store.job(number)
+
+    def ended(self, number: int = 1) -> Job:
+        def has_ended() -> bool:
+            job = self.job(number)
+            return job is not None and job.state in ENDED
+
+        self.turn_until(has_ended)
+        job = self.job(number)
+        assert job is not None
+        return job
+
+    def history(self, number: int = 1) -> list[dict]:
+        return self.appliance.store.events(number)
+
+    def runs(self, stage: Stage, number: int = 1) -> bool:
+        running = self.appliance.crew.running.get(number)
+        return running is not None and running.stage is stage and running.progress.last_event is not None
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.stop()
+
+
+def test_a_drop_goes_through_every_stage_and_stands_in_the_outbox(box: Box):
+    box.drop()
+    job = box.ended()
+
+    assert (job.state, job.verdict, job.base_model) == (JobState.SUCCEEDED, "improved", "demo")
+    assert read_manifest(box.outbox / "0001-support")["job_uuid"] == job.uuid
+    started = [e["stage"] for e in box.appliance.store.events(1) if e["event"] == "stage_started"]
+    assert started == ["check", "fetch", "prepare", "train", "verify", "publish"]
+    assert not (box.appliance.places.jobs / job.id / "dropped").exists()
+
+
+def test_the_inbox_says_what_to_do_and_has_a_folder_a_recipe(box: Box):
+    assert "default" in (box.inbox / "READ ME FIRST.txt").read_text()
+    assert (box.inbox / "default").is_dir()
+    assert (box.inbox / ".appliance").exists()
+
+
+def test_a_dry_run_stops_after_prepare(box: Box):
+    (box.inbox / "check").mkdir(exist_ok=True)
+    (box.inbox / "check" / "support.jsonl").write_text('{"text": "a"}\n')
+    job = box.ended()
+    assert (job.state, job.outcome) == (JobState.SUCCEEDED, Outcome.CHECKED)
+    assert (box.outbox / "0001-support.checked").is_dir()
+
+
+def test_the_next_job_is_prepared_while_one_trains_but_does_not_train(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("b.jsonl")
+    box.turn_until(lambda: any(e.get("stage") == "prepare" for e in box.history(2) if e["event"] == "stage_ended"))
+    for _ in range(5):
+        box.tick()
+    assert not (box.appliance.places.jobs / "0002-b" / "train").exists()
+    assert list(box.appliance.crew.running) == [1]
+
+
+def test_a_refused_input_is_a_rejection(box: Box):
+    box.drop(check="reject")
+    assert box.ended().state is JobState.REJECTED
+    assert (box.outbox / "0001-support.rejected" / "dropped" / "support.jsonl").exists()
+
+
+def test_a_failure_keeps_its_class_and_is_not_tried_again(box: Box):
+    box.drop(train="fail")
+    job = box.ended()
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.NONFINITE_LOSS)
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 1
+
+
+def test_a_crashed_stage_is_begun_again(box: Box):
+    box.drop(train="crash once")
+    assert box.ended().state is JobState.SUCCEEDED
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 2
+
+
+def test_a_stage_that_always_crashes_fails_after_the_last_attempt(box: Box):
+    box.drop(train="crash")
+    job = box.ended()
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.WORKER_CRASHED)
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 3
+
+
+def test_a_job_that_takes_the_appliance_down_every_time_is_given_up(box: Box):
+    box.drop(train="sleep")
+    for _ in range(3):
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        box.crash()
+        box.start()
+    job = box.ended()
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.HOST_CRASHED)
+
+
+@pytest.mark.parametrize("stage", [Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY])
+def test_a_crash_of_the_daemon_in_any_stage_costs_one_attempt_and_no_job(box: Box, stage: Stage):
+    box.drop(**{stage: "sleep"})
+    box.turn_until(lambda: box.runs(stage))
+    (dataset,) = (box.appliance.places.jobs / "0001-support" / "dropped").iterdir()
+    box.crash()
+    dataset.write_text("{}\n")
+    box.start()
+
+    assert box.ended().state is JobState.SUCCEEDED
+    assert box.appliance.store.attempts(1, stage) == 2
+    assert len(list(box.outbox.glob("0*"))) == 1
+
+
+def test_a_stage_that_was_stopped_with_the_daemon_does_not_lose_an_attempt(box: Box):
+    box.drop(train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.stop()
+    box.start()
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 0
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+
+
+def test_a_machine_that_is_not_ready_makes_the_job_wait_visibly(box: Box):
+    box.drop(fetch="wait")
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.NETWORK)
+    job = box.job(1)
+    assert job is not None
+    assert (job.state, job.waiting_detail) == (JobState.QUEUED, "the Hub is away")
+    assert job.not_before > time.time()
+    # Others are not held up, and after the pause it is tried again.
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    tries = len(box.appliance.store.events(1))
+    box.shift = 3600.0
+    box.turn_until(lambda: len(box.appliance.store.events(1)) > tries)
+
+
+@pytest.mark.parametrize("stage", [Stage.CHECK, Stage.TRAIN])
+def test_cancel_stops_a_running_stage_and_gives_the_files_back(box: Box, stage: Stage):
+    box.drop(**{stage: "sleep"})
+    box.turn_until(lambda: box.runs(stage))
+    (box.inbox / "0001.cancel").touch()
+    assert box.ended().state is JobState.CANCELLED
+    assert (box.outbox / "0001-support.cancelled" / "dropped" / "support.jsonl").exists()
+    box.turn_until(lambda: not (box.inbox / "0001.cancel").exists())
+
+
+def test_cancel_of_a_waiting_job_needs_no_stage(box: Box):
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.PAUSED)
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    assert box.ended().state is JobState.CANCELLED
+
+
+def test_a_paused_queue_prepares_but_does_not_train_until_it_is_resumed(box: Box):
+    (box.inbox / "queue.pause.txt").touch()
+    box.turn_until(lambda: not (box.inbox / "queue.pause.txt").exists())
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.PAUSED)
+    (box.inbox / "queue.resume").touch()
+    assert box.ended().state is JobState.SUCCEEDED
+
+
+def test_a_stage_that_does_not_listen_is_killed_after_its_grace_time(box: Box):
+    box.drop(check="ignore")
+    box.turn_until(lambda: box.runs(Stage.CHECK))
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.turn_until(lambda: box.appliance.crew.running[1].stop_asked is not None)
+    box.shift = 3600.0
+    assert box.ended().state is JobState.CANCELLED
+
+
+def test_the_same_drop_is_not_taken_twice_when_it_cannot_be_removed(box: Box, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: str, entry: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(box.appliance.inbox, "remove", refuse)
+    box.drop()
+    box.ended()
+    for _ in range(20):
+        box.tick()
+        time.sleep(0.01)
+    assert box.job(2) is None
+    assert (box.inbox / "support.jsonl").exists()
+
+
+def test_two_daemons_on_one_state_directory_are_one_too_many(box: Box):
+    with pytest.raises(AlreadyRunningError, match=str(os.getpid())) as caught:
+        Appliance(box.settings)
+    assert caught.value.exit_code == 3
+
+
+def test_an_inbox_of_another_appliance_is_refused_with_the_way_out(box: Box, tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    other = Appliance(box.settings.model_copy(update={"state": tmp_path / "other"}))
+    with pytest.raises(InboxTakenError) as caught:
+        other.prepare_inbox()
+    assert "--take-over" in (caught.value.hint or "")
+    other.stop()
+
+
+def test_an_inbox_that_went_away_is_waited_for(box: Box, tmp_path: Path):
+    box.inbox.rename(tmp_path / "away")
+    box.turn_until(lambda: box.appliance.view.availability == "unavailable")
+    (tmp_path / "away").rename(box.inbox)
+    box.drop()
+    assert box.ended().state is JobState.SUCCEEDED
+
+
+def test_a_stage_gets_no_token_and_no_network_settings(box: Box, monkeypatch: pytest.MonkeyPatch):
+    from appliance.processes import stage_environment
+
+    environment = {"APPLIANCE_HUB_TOKEN_FILE": "/x", "APPLIANCE_QUIET_SECONDS": "1", "HF_TOKEN": "hf_x", "SECRET": "y"}
+    environment |= {"PATH": "/bin", "HTTPS_PROXY": "http://proxy:1"}
+    settings = box.settings.model_copy(update={"hub_read_token": "read", "hub_token": "write"})
+    train = stage_environment(Stage.TRAIN, settings, environment)
+    fetch = stage_environment(Stage.FETCH, settings, environment)
+
+    assert not {"read", "write", "hf_x", "y", "http://proxy:1"} & set(train.values())
+    assert train["HF_HUB_OFFLINE"] == "1"
+    assert fetch["APPLIANCE_HUB_READ_TOKEN"] == "read"
+    assert "write" not in fetch.values()
+    assert fetch["HTTPS_PROXY"] == "http://proxy:1"
+
+
+def test_a_stage_dies_with_the_daemon(box: Box):
+    """The stage asks the kernel for it; the seam here only checks that it is told who its parent is."""
+    box.drop(train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    environment = Path(f"/proc/{box.appliance.crew.running[1].process.pid}/environ").read_bytes()
+    assert f"_APPLIANCE_PARENT_PID={os.getpid()}".encode() in environment.split(b"\0")
+    os.kill(box.appliance.crew.running[1].process.pid, signal.SIGTERM)

@@ -1,0 +1,119 @@
+"""Where a job stands on the line, which stage starts next, and what the end of a stage means."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import ApplianceError
+from appliance.exits import EndKind, StageEnd, backoff_seconds, explain_exit
+from appliance.job import FailureClass, Job, JobState, Lane, Outcome, Priority, Stage, Waiting, move, outbox_name
+from appliance.job_dir import JobDir
+from appliance.pipeline import next_stage, startable
+from tests.jobs import make_job
+
+
+def a_job(number: int, priority: Priority = Priority.NORMAL, **fields) -> Job:
+    return Job(number, f"{number:04d}-a", f"u{number}", "a", JobState.QUEUED, 0.0, priority=priority, **fields)
+
+
+def test_the_next_stage_is_the_first_without_a_result(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": ""})
+    job = job_dir.read_job()
+    assert next_stage(job, job_dir) is Stage.CHECK
+    for stage in (Stage.CHECK, Stage.FETCH):
+        job_dir.write_result(stage, {})
+    assert next_stage(job, job_dir) is Stage.PREPARE
+
+
+def test_a_dry_run_never_trains(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": ""}, dry_run=True)
+    for stage in (Stage.CHECK, Stage.FETCH, Stage.PREPARE):
+        job_dir.write_result(stage, {})
+    assert next_stage(job_dir.read_job(), job_dir) is Stage.PUBLISH
+
+
+def test_a_job_whose_end_is_known_has_only_to_be_published(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": ""})
+    job_dir.write_outcome({"outcome": "cancelled"})
+    assert next_stage(job_dir.read_job(), job_dir) is Stage.PUBLISH
+
+
+def test_one_gpu_stage_at_a_time_and_the_one_that_is_further_first():
+    jobs = [(a_job(1), Stage.TRAIN), (a_job(2), Stage.VERIFY), (a_job(3), Stage.CHECK)]
+    assert [(j.number, s) for j, s in startable(jobs, [], now=0.0)] == [(2, Stage.VERIFY), (3, Stage.CHECK)]
+    assert [j.number for j, _ in startable(jobs, [Lane.GPU], now=0.0)] == [3]
+
+
+def test_priority_goes_before_age():
+    jobs = [
+        (a_job(1), Stage.TRAIN),
+        (a_job(2, Priority.HIGH), Stage.TRAIN),
+        (a_job(3, Priority.LOW), Stage.TRAIN),
+    ]
+    assert [j.number for j, _ in startable(jobs, [], now=0.0)] == [2]
+
+
+def test_a_job_that_waits_to_try_again_holds_up_nobody():
+    jobs = [(a_job(1, not_before=50.0), Stage.TRAIN), (a_job(2), Stage.TRAIN)]
+    assert [j.number for j, _ in startable(jobs, [], now=49.0)] == [2]
+    assert [j.number for j, _ in startable(jobs, [], now=50.0)] == [1]
+
+
+def test_a_state_that_cannot_follow_is_refused():
+    with pytest.raises(ApplianceError, match="is queued and cannot become succeeded"):
+        move(a_job(1), JobState.SUCCEEDED)
+
+
+def test_only_success_has_the_bare_name_in_the_outbox():
+    assert outbox_name("0001-a", Outcome.SUCCEEDED) == "0001-a"
+    assert {outbox_name("0001-a", outcome) for outcome in Outcome} == {
+        "0001-a",
+        "0001-a.rejected",
+        "0001-a.failed",
+        "0001-a.cancelled",
+        "0001-a.checked",
+    }
+
+
+def explain(code: int, *, result: bool = False, problems: bool = False, failure: dict | None = None) -> StageEnd:
+    return explain_exit(Stage.TRAIN, code, has_result=result, has_problems=problems, failure=failure)
+
+
+def test_exit_codes_mean_what_the_contract_says():
+    assert explain(0, result=True).kind is EndKind.DONE
+    assert explain(2, problems=True).kind is EndKind.REJECTED
+    assert explain(4).kind is EndKind.STOPPED
+    waits = explain(3, failure={"waiting": "disk", "message": "the disk is full"})
+    assert (waits.kind, waits.waiting) == (EndKind.WAITS, Waiting.DISK)
+
+
+def test_success_without_a_result_is_a_failure():
+    assert explain(0).failure is FailureClass.WORKER_CRASHED
+
+
+def test_a_failure_says_its_own_class():
+    end = explain(1, failure={"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
+    assert (end.failure, end.retried) == (FailureClass.NONFINITE_LOSS, False)
+
+
+def test_sigkill_most_likely_means_memory_and_is_tried_again():
+    end = explain(-signal.SIGKILL)
+    assert "memory" in end.message
+    assert end.retried
+
+
+def test_a_fault_of_our_own_is_not_tried_again():
+    assert explain(1).failure is FailureClass.INTERNAL
+    assert not explain(1).retried
+
+
+def test_the_pause_between_tries_doubles_up_to_an_hour():
+    assert [backoff_seconds(tries) for tries in (1, 2, 3, 50)] == [60, 120, 240, 3600]
+
+
+def test_a_job_record_survives_its_file(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": "", "b.yaml": ""})
+    job = move(job_dir.read_job(), JobState.RUNNING, stage=Stage.TRAIN, waiting=Waiting.MEMORY)
+    job_dir.write_job(job)
+    assert JobDir(job_dir.path).read_job() == job
