@@ -65,7 +65,7 @@ def _is_utf16(head: bytes) -> bool:
     return len(odd) > 1 and (0 in even) != (0 in odd) and max(even.count(0), odd.count(0)) > 0.7 * len(odd)
 
 
-def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def gunzip(chunks: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
     """Unpack gzip in pieces of at most 1 MiB, one member after the other, and stop at a bomb."""
     member = None
     packed = unpacked = 0
@@ -76,15 +76,20 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
             member = member or zlib.decompressobj(wbits=31)
             data = _unpack(member, chunk)
             unpacked += len(data)
-            if unpacked > max(GZIP_LET_OFF, GZIP_RATIO * packed):
-                message = f"unpacked it is more than {GZIP_RATIO} times as large; drop it unpacked, as .jsonl"
-                raise Unreadable(Fault("gzip_bomb", message, reason=Reason.TOO_LARGE))
+            if unpacked > min(most_bytes, max(GZIP_LET_OFF, GZIP_RATIO * packed)):
+                raise Unreadable(_bomb(packed, unpacked))
             yield data
             chunk = member.unused_data if member.eof else member.unconsumed_tail
             member = None if member.eof else member
     if member is not None:
         yield member.flush()
         raise Unreadable(cut_off())
+
+
+def _bomb(packed: int, unpacked: int) -> Fault:
+    found = f"{unpacked >> 20:,} MiB out of {packed >> 10:,} KiB"
+    message = f"it unpacks to more than is allowed ({found} so far); drop it unpacked, as .jsonl, or in parts"
+    return Fault("gzip_bomb", message, found=found, reason=Reason.TOO_LARGE)
 
 
 def _unpack(member: "zlib._Decompress", chunk: bytes) -> bytes:

@@ -28,11 +28,11 @@ def json_fault(data: bytes) -> Fault | None:
     look = _Look()
     try:
         value = look.read(text)
+        return look.fault or next(_surrogates(value), None)
     except json.JSONDecodeError as error:
         return syntax_fault(error)
     except RecursionError:
         return too_deep()
-    return look.fault or next(_surrogates(value), None)
 
 
 def too_deep() -> Fault:

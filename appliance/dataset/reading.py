@@ -23,12 +23,17 @@ _BOM: Final = b"\xef\xbb\xbf"
 _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
 
-def read_rows(chunks: Iterable[bytes], *, suffix: str, findings: Findings) -> Iterator[NumberedRow]:
-    """The rows of a file with this (lower-case) suffix, each with the line it begins on."""
+def read_rows(
+    chunks: Iterable[bytes], *, suffix: str, findings: Findings, most_bytes: int = 50 * 10**9
+) -> Iterator[NumberedRow]:
+    """The rows of a file with this (lower-case) suffix, each with the line it begins on.
+
+    A packed file may unpack to `most_bytes`.
+    """
     try:
         if fault := foreign_suffix(suffix):
             raise Unreadable(fault)
-        yield from _rows(gunzip(chunks) if suffix.endswith(".gz") else iter(chunks), suffix, findings)
+        yield from _rows(gunzip(chunks, most_bytes) if suffix.endswith(".gz") else iter(chunks), suffix, findings)
     except Unreadable as error:
         findings.add(error.line, error.fault)
 
@@ -124,8 +129,7 @@ def _decoded(lines: Iterable[NumberedLine], findings: Findings) -> Iterator[Numb
             continue
         if type(row) is not dict:
             findings.add(number, _not_an_object(row))
-        # The decoder keeps the last of two equal keys; counting them tells. A text that looks like a key costs a look.
-        elif line.count(b'":') != _keys_at_hand(row) and (fault := json_fault(line)):
+        elif line.count(b'":') != _keys_at_hand(row) and _may_repeat_a_key(line, row) and (fault := json_fault(line)):
             findings.add(number, fault)
         else:
             yield number, row
@@ -138,6 +142,20 @@ def _keys_at_hand(row: Row) -> int:
         if type(value) is list:
             count += sum([len(item) for item in value if type(item) is dict])
     return count
+
+
+def _may_repeat_a_key(line: bytes, row: Row) -> bool:
+    """Of two equal keys the decoder keeps the last, so there are fewer keys in the row than colons behind quotes.
+
+    A quote that is escaped ends no key; a backslash that is escaped makes this too hard to tell.
+    """
+    return b'\\\\"' in line or line.count(b'":') - line.count(b'\\":') != _keys(row)
+
+
+def _keys(value: object) -> int:
+    if type(value) is dict:
+        return len(value) + sum(map(_keys, value.values()))
+    return sum(map(_keys, value)) if type(value) is list else 0
 
 
 _NOT_JSON: Final = Fault("json_syntax", "this is not JSON; write one object a line")
