@@ -87,7 +87,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
     effective = effective_batch_size(recipe, data.rows if data else None)
     sequence = data.max_seq_length if data else min(sequence_cap(recipe, shape, machine), USUAL_SEQUENCE)
     split = choose_split(recipe, load, machine, effective=effective, sequence=sequence)
-    epochs = _epochs(recipe, data)
+    epochs = _epochs(recipe, data, effective)
     steps = _total_steps(recipe, data, effective, epochs)
     speed = _tokens_per_second(load, machine, split, data, sequence)
     return Plan(
@@ -129,14 +129,15 @@ def does_not_fit(plan: Plan, advice: list[str]) -> Problem:
     )
 
 
-def _epochs(recipe: Recipe, data: DataFacts | None) -> float | None:
-    """How often each row is seen; None when the recipe counts steps, or nothing is known yet."""
-    if recipe.max_steps is not None or (recipe.num_train_epochs == "auto" and data is None):
+def _epochs(recipe: Recipe, data: DataFacts | None, effective: int) -> float | None:
+    """How often each row is seen; None while nothing is known about the rows."""
+    if recipe.max_steps is not None:
+        return round(recipe.max_steps / ceil(data.examples / effective), 4) if data and data.examples else None
+    if recipe.num_train_epochs not in ("auto", None):
+        return float(recipe.num_train_epochs)
+    if data is None:
         return None
-    if recipe.num_train_epochs in ("auto", None):
-        rows = data.rows if data else 0
-        return 3 if rows < 1000 else 2 if rows < 10_000 else 1
-    return float(recipe.num_train_epochs)
+    return 3 if data.rows < 1000 else 2 if data.rows < 10_000 else 1
 
 
 def _total_steps(recipe: Recipe, data: DataFacts | None, effective: int, epochs: float | None) -> int | None:

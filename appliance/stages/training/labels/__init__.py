@@ -1,0 +1,1 @@
+"""Rows to token ids and labels, proven. Imports Transformers' tokenizers, and never torch."""

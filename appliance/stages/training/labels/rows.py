@@ -1,0 +1,37 @@
+"""The rows that `check` left, one at a time: what is in them, and the hash by which equal ones are known. No torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.dataset.split import content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One normalised row. `content` is the JSON of all of it but its number, the same for equal rows."""
+
+    number: int
+    fields: Mapping[str, Any]
+    content: bytes
+
+    @property
+    def hash(self) -> int:
+        return content_hash(self.content)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every row of `rows.jsonl`, in order."""
+    with path.open("rb") as lines:
+        for line in lines:
+            fields = msgspec.json.decode(line)
+            number = fields.pop("row")
+            yield row_of(fields, number=number)
+
+
+def row_of(fields: Mapping[str, Any], *, number: int = 0) -> Row:
+    """A row with these fields; number 0 is that of no row in the dataset."""
+    return Row(number, fields, msgspec.json.encode(fields, order="sorted"))
