@@ -57,8 +57,8 @@ Tag = Annotated[str, Field(max_length=60), _fullmatch(r"[\w.:+-]+( [\w.:+-]+)*")
 License = Annotated[str, Field(max_length=100), _fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*")]
 Prompt = Annotated[str, Field(min_length=1, max_length=8000)]
 
-# Known templates, for a base without one of its own. Templates are programs: a recipe never brings its own.
-ChatTemplate = Literal["chatml", "alpaca"]
+# Those of chat_templates.KNOWN. Templates are programs: a recipe never brings its own.
+ChatTemplate = Literal["chatml", "alpaca", "zephyr", "llama-3"]
 Scheduler = Literal["linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt"]
 Optimizer = Literal["adamw_8bit", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit"]
 LongExamples = Literal["reject_over_5_percent", "truncate", "drop", "reject"]
@@ -130,7 +130,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         "reject_over_5_percent", description="reject_over_5_percent, truncate, drop or reject"
     )
     chat_template: ChatTemplate | None = Field(
-        None, description="chatml or alpaca; left out, the base model's own template is used"
+        None, description="chatml, alpaca, zephyr or llama-3; left out, the base model's own template is used"
     )
     chat_template_kwargs: ChatTemplateKwargs = Field(
         default_factory=lambda: ChatTemplateKwargs(),

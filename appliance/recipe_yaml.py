@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from appliance.errors import InputError, Problem, Reason
 from appliance.foreign_names import explain_unknown
@@ -171,9 +173,20 @@ def _shown(value: object) -> str:
     return clip(visible(str(value)), LONGEST_VALUE) or "an empty text"
 
 
+class _Representer(SafeRepresenter):
+    def represent_str(self, data: str) -> ScalarNode:
+        """Texts with line breaks and their kin in double quotes, where nothing is folded."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def recipe_as_yaml(recipe: Recipe) -> str:
     """A recipe with every key, defaults included, in the form `parse_recipe` reads."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = 4096

@@ -1,7 +1,9 @@
-"""A recipe's bytes as text, and its words as values by YAML 1.2's core schema. Pure."""
+"""A recipe's bytes as text, its words as values by YAML 1.2's core schema, its syntax errors in plain words. Pure."""
 
 import re
 from typing import Final
+
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from appliance.errors import Problem, Reason
 
@@ -55,3 +57,31 @@ def scalar(text: str) -> bool | int | float | str | None:
     if _FLOAT.fullmatch(text):
         return float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1] in "fFnN" else text)
     return text
+
+
+# What the parser says, and what it means to somebody who has never heard of scalars and tokens.
+_MEANINGS: Final = (
+    ("mapping values are not allowed", "a colon stands where none can; give each key a line of its own, put a space"
+     " after its colon, and text with a colon in it in quotes"),
+    ("found character '\\t'", "there is a tab here; use spaces"),
+    ("that cannot start any token", "a value cannot begin with this character; put it in quotes"),
+    ("while scanning a quoted scalar", "the quotation mark opened here is never closed"),
+    ("could not find expected ':'", "there is no colon; a recipe is lines such as base_model: demo"),
+    ("expected ',' or", "the bracket opened here is never closed, or a comma is missing"),
+    ("expected <block end>", "this line is not indented like those above it"),
+    ("expected the node content", "a value is missing"),
+)  # fmt: skip
+
+
+# The parser notices these late; the mistake is where it began.
+_BEGAN_EARLIER: Final = ("quoted scalar", "could not find expected ':'", "expected ',' or")
+
+
+def explain(error: YAMLError) -> tuple[int, str]:
+    """The line of a syntax error and what is wrong, in plain words."""
+    if not isinstance(error, MarkedYAMLError):
+        return 1, "this is not YAML; a recipe is lines such as base_model: demo"
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    mark = (error.context_mark if any(words in said for words in _BEGAN_EARLIER) else None) or error.problem_mark
+    meaning = next((meaning for words, meaning in _MEANINGS if words in said), f"this is not YAML: {said}")
+    return (mark.line + 1 if mark else 1), meaning

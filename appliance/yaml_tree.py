@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     CollectionEndEvent,
@@ -24,7 +24,7 @@ from ruamel.yaml.events import (
 
 from appliance.errors import Problem, Reason
 from appliance.wording import clip, visible
-from appliance.yaml_text import decode, scalar
+from appliance.yaml_text import decode, explain, scalar
 
 DEEPEST: Final = 8
 LONGEST_VALUE: Final = 60
@@ -97,7 +97,9 @@ class _Frame:
 
 
 class _TooDeep(Exception):
-    pass
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
 
 
 class _Builder:
@@ -128,18 +130,27 @@ class _Builder:
         """Read up to the first syntax error and return its line, or None at the end."""
         try:
             self._fold(YAML(typ="safe", pure=True).parse(text))
-        except _TooDeep:
-            self.tree.whole = False
+        except _TooDeep as error:
+            self._spoil(error.line)
         except YAMLError as error:
-            line, message = _explain(error)
+            line, message = explain(error)
             line += self._above
             # A syntax error behind tabs is most likely theirs.
             if not any(problem.code == "tab" for problem in self.tree.problems):
                 self.refuse("yaml_syntax", message, line)
-            self.tree.spoilt.update(self._newest[:length] for length in range(1, len(self._newest) + 1))
-            self.tree.whole = False
+            self._spoil(line)
             return line
         return None
+
+    def _spoil(self, line: int) -> None:
+        """What was being read when it broke off on this line was not read to its end."""
+        self.tree.whole = False
+        opened = (self._newest[:length] for length in range(1, len(self._newest) + 1))
+        self.tree.spoilt.update(path for path in opened if self._line_of(path) == line)
+
+    def _line_of(self, path: Path) -> int | None:
+        place = self.tree.places.get(path)
+        return place.line if place else None
 
     def _fold(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -173,7 +184,7 @@ class _Builder:
             self._open.append(_Frame(value, path))
             if len(self._open) > DEEPEST:
                 self.refuse("too_deep", f"this is nested more than {DEEPEST} levels deep; a recipe needs three", line)
-                raise _TooDeep
+                raise _TooDeep(line)
 
     def _refuse_top(self, event: NodeEvent, line: int) -> None:
         if isinstance(event, ScalarEvent) and event.style is None and not event.value:
@@ -238,31 +249,3 @@ def _value(event: NodeEvent) -> tuple[Any, str]:
         plain = event.style is None
         return (scalar(event.value) if plain else event.value), event.value if plain else f'"{event.value}"'
     return None, "an alias"
-
-
-# What the parser says, and what it means to somebody who has never heard of scalars and tokens.
-_MEANINGS: Final = (
-    ("mapping values are not allowed", "a colon stands where none can; give each key a line of its own, put a space"
-     " after its colon, and text with a colon in it in quotes"),
-    ("found character '\\t'", "there is a tab here; use spaces"),
-    ("that cannot start any token", "a value cannot begin with this character; put it in quotes"),
-    ("while scanning a quoted scalar", "the quotation mark opened here is never closed"),
-    ("could not find expected ':'", "there is no colon; a recipe is lines such as base_model: demo"),
-    ("expected ',' or", "the bracket opened here is never closed, or a comma is missing"),
-    ("expected <block end>", "this line is not indented like those above it"),
-    ("expected the node content", "a value is missing"),
-)  # fmt: skip
-
-
-# The parser notices these late; the mistake is where it began.
-_BEGAN_EARLIER: Final = ("quoted scalar", "could not find expected ':'", "expected ',' or")
-
-
-def _explain(error: YAMLError) -> tuple[int, str]:
-    """The line of a syntax error and what is wrong, in plain words."""
-    if not isinstance(error, MarkedYAMLError):
-        return 1, "this is not YAML; a recipe is lines such as base_model: demo"
-    said = " ".join(part for part in (error.context, error.problem) if part)
-    mark = (error.context_mark if any(words in said for words in _BEGAN_EARLIER) else None) or error.problem_mark
-    meaning = next((meaning for words, meaning in _MEANINGS if words in said), f"this is not YAML: {said}")
-    return (mark.line + 1 if mark else 1), meaning
