@@ -27,3 +27,13 @@ def pytest_terminal_summary(terminalreporter, config):
 def rng(request) -> random.Random:
     """Chance of this test's own: the same for the same seed, whichever other tests run."""
     return random.Random(f"{request.config.stash[SEED]} {request.node.nodeid}")
+
+
+@pytest.fixture(scope="session")
+def trained_job(tmp_path_factory):
+    """A tiny job that really trained, in one go. Tests that change it work on a copy."""
+    from tests.training_jobs import NOISE, ready_to_train, start_training
+
+    job = ready_to_train(tmp_path_factory.mktemp("trained"), **NOISE)
+    assert start_training(job).wait(120) == 0, (job.path / "train" / "stage.log").read_text()[-3000:]
+    return job

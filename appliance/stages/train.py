@@ -1,0 +1,30 @@
+"""Stage train: teach the adapter, keep checkpoints, leave `train/adapter`.
+
+Stopped by SIGTERM or killed at any line, the next run goes on from the newest good checkpoint.
+"""
+
+from typing import Any
+
+from appliance.job import Stage
+from appliance.job_dir import JobDir
+from appliance.settings import Settings
+from appliance.stages.training.environment import prepare_environment
+from appliance.stages.training.prepared import Prepared
+
+
+def run(job: JobDir, settings: Settings) -> dict[str, Any]:
+    """Train on what `prepare` left. Returns the content of `train/result.json`."""
+    prepared = Prepared.read(job)
+    prepare_environment(settings)
+
+    # Not before the environment is ready: these import torch and unsloth, which read it.
+    from appliance.stages.training.machine import out_of_memory_named
+    from appliance.stages.training.sft import train
+
+    with out_of_memory_named():
+        return train(
+            job.stage(Stage.TRAIN),
+            prepared,
+            checkpoint_seconds=settings.checkpoint_minutes * 60,
+            reserve_gb=settings.memory_reserve_gb,
+        )

@@ -1,0 +1,88 @@
+"""Sample answers of the base and of the tuned model to the same prompts, generated greedily in one batch each."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+FEWEST_TOKENS = 32
+MOST_TOKENS = 512
+# An answer half as long again as all but the longest must have found its end by then.
+ROOM = 1.5
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of `prepare/samples.jsonl`."""
+
+    entry: dict[str, Any]
+
+    @property
+    def ids(self) -> list[int]:
+        ids: list[int] = self.entry["prompt_ids"]
+        return ids
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    stopped: bool
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    return [Prompt(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def longest_answer(answer_tokens_p95: int | None) -> int:
+    """How many tokens to generate at most, from the length of the dataset's own answers."""
+    wanted = math.ceil((answer_tokens_p95 or 0) * ROOM)
+    return min(max(wanted, FEWEST_TOKENS), MOST_TOKENS)
+
+
+def allows_for(answer_tokens_p95: int | None) -> bool:
+    """Whether answers may grow long enough to tell an answer that does not end from one that is merely long."""
+    return answer_tokens_p95 is not None and answer_tokens_p95 * ROOM <= MOST_TOKENS
+
+
+def answers(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    *,
+    stop_token_ids: list[int],
+    pad_token_id: int,
+    max_new_tokens: int,
+    max_seconds: float,
+) -> list[Answer]:
+    """Greedy answers to all prompts at once; whoever is not done after `max_seconds` is cut off."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    padded = [[pad_token_id] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
+    mask = [[0] * (longest - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in prompts]
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        max_time=max_seconds,
+        eos_token_id=stop_token_ids,
+        pad_token_id=pad_token_id,
+    )
+    generated = model.generate(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=config,
+    )
+    return [_answer(ids[longest:].tolist(), tokenizer, set(stop_token_ids)) for ids in generated]
+
+
+def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_tokens: set[int]) -> Answer:
+    end = next((index for index, token in enumerate(ids) if token in stop_tokens), None)
+    text: str = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return Answer(text, stopped=end is not None)
+
+
+def stop_rate(given: list[Answer]) -> float:
+    return sum(answer.stopped for answer in given) / len(given)

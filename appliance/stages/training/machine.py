@@ -1,0 +1,94 @@
+"""The machine as the training process sees it: its own memory, what is free, and the GPU if there is one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from appliance.errors import StageFailure
+from appliance.job import FailureClass
+from appliance.memory import read_memory
+
+GB = 10**9
+_STATUS = Path("/proc/self/status")
+
+
+def has_gpu() -> bool:
+    return bool(torch.cuda.is_available())
+
+
+def device_map() -> dict[str, int | str]:
+    """Everything on the one device. Automatic placement would spill to the CPU and break 4-bit loads."""
+    return {"": 0} if has_gpu() else {"": "cpu"}
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    return _status_bytes(b"VmRSS:")
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has had."""
+    return _status_bytes(b"VmHWM:")
+
+
+def _status_bytes(field: bytes) -> int:
+    status = _STATUS.read_bytes()
+    start = status.index(field) + len(field)
+    return int(status[start : status.index(b"kB", start)]) * 1024
+
+
+def cuda_reserved_bytes() -> int | None:
+    return torch.cuda.memory_reserved() if has_gpu() else None
+
+
+def peak_cuda_reserved_bytes() -> int | None:
+    return torch.cuda.max_memory_reserved() if has_gpu() else None
+
+
+def cap_gpu_memory(reserve_gb: float) -> None:
+    """On a GPU that shares the host's memory, turn an overrun into an ordinary CUDA out-of-memory error.
+
+    Without the cap it would not raise at all: it would wedge the host.
+    """
+    if not (has_gpu() and torch.cuda.get_device_properties(0).is_integrated):
+        return
+    total = torch.cuda.get_device_properties(0).total_memory
+    # Not torch.cuda.mem_get_info: on unified memory it counts page cache that could be given back as used.
+    allowed = read_memory().available_bytes - reserve_gb * GB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, allowed / total)))
+
+
+def drop_page_cache(folder: Path) -> None:
+    """Give back the memory in which the kernel keeps a model's files once they are loaded onto the GPU."""
+    if not has_gpu():
+        return
+    for path in folder.glob("*.safetensors"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def out_of_memory_named() -> Iterator[None]:
+    """Give running out of memory its failure class, whichever library reports it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise StageFailure(
+            FailureClass.OUT_OF_MEMORY,
+            f"the model, its activations and the optimizer did not fit into memory: {str(error).splitlines()[0]}",
+            hint="A smaller max_seq_length or per_device_train_batch_size, or gradient_checkpointing: true, may fit.",
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a type for the GPU's allocator only; cuBLAS, bitsandbytes and the CPU's allocator say it in words."""
+    words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)

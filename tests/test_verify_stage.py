@@ -1,0 +1,96 @@
+"""The verify stage, for real: the published files in a fresh process, against the base they were trained on."""
+
+import json
+import shutil
+
+import pytest
+
+from appliance.job import Stage
+from appliance.job_dir import JobDir
+from appliance.stages.training.verdict import RowLoss, compare
+from tests.jobs import run_stage
+from tests.training_jobs import ENVIRONMENT, ask, events
+
+pytestmark = pytest.mark.train
+
+
+def copy_of(trained_job, folder):
+    shutil.copytree(trained_job.path, folder / trained_job.path.name)
+    return JobDir(folder / trained_job.path.name)
+
+
+@pytest.fixture(scope="module")
+def verified(trained_job, tmp_path_factory):
+    job = copy_of(trained_job, tmp_path_factory.mktemp("verified"))
+    code = run_stage(Stage.VERIFY, job, **ENVIRONMENT, APPLIANCE_STATE=str(job.path.parent / "state"))
+    assert code == 0, (job.path / "verify" / "stage.log").read_text()[-3000:]
+    return job
+
+
+@pytest.fixture(scope="module")
+def evaluation(verified):
+    return json.loads((verified.path / "verify" / "eval.json").read_text())
+
+
+def test_an_adapter_that_learnt_the_task_is_improved(verified, evaluation):
+    assert evaluation["verdict"] == "improved"
+    assert evaluation["tuned_loss"] < evaluation["base_loss"]
+    assert evaluation["interval"][1] < 0
+    assert (evaluation["held_out_rows"], evaluation["held_out_tokens"]) == (20, 180)
+    assert verified.result(Stage.VERIFY).items() >= evaluation.items()
+
+
+def test_the_tuned_loss_is_the_one_that_training_saw(verified, evaluation):
+    """Plain PEFT on the published files agrees with Unsloth's model in memory."""
+    best = verified.result(Stage.TRAIN)["best_loss"]
+
+    assert evaluation["tuned_loss"] == pytest.approx(best, abs=0.02)
+
+
+def test_every_row_is_written_down_and_gives_the_same_sums(verified, evaluation):
+    lines = (verified.path / "verify" / "rows.jsonl").read_text().splitlines()
+    comparison = compare([RowLoss(**json.loads(line)) for line in lines])
+
+    assert comparison.base_loss == evaluation["base_loss"]
+    assert comparison.difference == evaluation["difference"]
+    assert list(comparison.interval) == evaluation["interval"]
+
+
+def test_a_general_text_is_scored_too(evaluation):
+    assert evaluation["general_base_loss"] > 0
+    assert evaluation["general_tuned_loss"] != evaluation["general_base_loss"]
+
+
+def test_samples_show_both_answers_and_whether_they_ended(verified, evaluation):
+    lines = (verified.path / "verify" / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+
+    assert [sample["row"] for sample in samples] == [61, 62, 63, 64]
+    assert {"messages", "answer", "base", "tuned", "base_stopped", "tuned_stopped"} <= samples[0].keys()
+    assert evaluation["stop_rate_tuned"] == sum(sample["tuned_stopped"] for sample in samples) / 4
+    assert evaluation["stop_rate_base"] == sum(sample["base_stopped"] for sample in samples) / 4
+
+
+def test_progress_counts_the_rows(verified):
+    progress = [event for event in events(verified, Stage.VERIFY) if event["event"] == "progress"]
+
+    assert progress
+    assert all(event["unit"] == "rows" and event["total"] == 20 for event in progress)
+
+
+def test_broken_adapters_fail_the_job_and_say_how_they_are_broken(trained_job, tmp_path):
+    found = ask("tests.broken_adapters", trained_job.path, tmp_path)
+
+    said = {
+        "flip_a_byte": "adapter_model.safetensors is not the file that training wrote",
+        "lose_a_file": "adapter_config.json is missing",
+        "lose_a_module": "its tensors do not match the model",
+        "hold_a_nan": "hold values that are not numbers",
+        "change_nothing": "it changes nothing",
+    }
+    assert found.keys() == said.keys()
+    for name, outcome in found.items():
+        assert outcome["code"] == 1
+        assert outcome["verdict"] == "broken"
+        assert outcome["failure"]["failure"] == "broken_adapter"
+        assert said[name] in outcome["failure"]["message"]
