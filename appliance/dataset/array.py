@@ -88,9 +88,10 @@ class _Text:
             try:
                 end = _scan(self._buffer, self._position)[1]
             except JSONDecodeError as error:
-                at_end = error.pos >= len(self._buffer) - _NEAR_THE_END or error.msg.startswith("Unterminated")
-                if not at_end or not self._read_on():
-                    self._raise(error, at_end=at_end)
+                unterminated = error.msg.startswith("Unterminated")
+                may_go_on = unterminated or error.pos >= len(self._buffer) - _NEAR_THE_END
+                if not may_go_on or not self._read_on():
+                    self._raise(error, cut=unterminated or error.pos >= len(self._buffer.rstrip()))
             except RecursionError as error:
                 raise Unreadable(too_deep(), line=self.line) from error
             else:
@@ -111,11 +112,11 @@ class _Text:
         message = "the rows behind this one could not be looked at; correct it and drop the file again"
         raise Unreadable(Fault("rest_unread", message), line=self.line)
 
-    def _raise(self, error: JSONDecodeError, *, at_end: bool) -> None:
+    def _raise(self, error: JSONDecodeError, *, cut: bool) -> None:
         """The error with its place counted from the start of the line on which the element begins."""
         if "\0" in self._buffer[self._position : error.pos + 1]:
             raise Unreadable(nul_bytes(), line=self.line)
-        if at_end:
+        if cut:
             raise Unreadable(cut_off(), line=self.line)
         self._remember_start()
         line_start = self._buffer.rfind("\n", 0, self._position) + 1

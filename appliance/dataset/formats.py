@@ -44,7 +44,7 @@ class Format:
         return self.columns <= row.keys() and all(isinstance(row[name], kind) for name, kind in self.required.items())
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(self.required)})"
+        return self.name if self.name in self.required else f"{self.name} ({', '.join(self.required)})"
 
 
 def _messages(row: Row, faults: list[Fault]) -> Row:
@@ -85,12 +85,11 @@ def _prompt_and_answer(row: Row, faults: list[Fault], *, prompt: str, answer: st
 
 def _conversational(row: Row, faults: list[Fault], prompt: str, answer: str) -> Row:
     """Prompt and completion as messages each, as TRL knows them. Only the completion is trained on."""
-    messages = read_conversation([*row[prompt], *row[answer]], faults, key=f"{prompt} + {answer}")
-    for message in messages[: len(row[prompt])]:
-        if message.get("role") == "assistant":
-            message["weight"] = 0
-    tools = read_tools(row, faults)
-    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+    given = [
+        {**message, "weight": 0} if isinstance(message, dict) and message.get("role") == "assistant" else message
+        for message in row[prompt]
+    ]
+    return _messages({**row, "messages": [*given, *row[answer]]}, faults)
 
 
 def _text(row: Row, faults: list[Fault]) -> Row:
@@ -164,9 +163,9 @@ def find_format(rows: Sequence[Row]) -> Format | None:
 def unknown_format(row: Row) -> Fault:
     """The first row of a file in no format we know."""
     found = ", ".join(quote(name) for name in list(row)[:12]) or "no columns"
-    known = "; ".join(", ".join(one.required) for one in FORMATS if one.read)
+    known = ", or ".join(" and ".join(one.required) for one in FORMATS if one.read)
     message = f"the rows have the columns {found}, which is no format the appliance knows{_hint(row)}"
-    return Fault("unknown_format", f"{message}; these would do: {known}", found=found, expected=known)
+    return Fault("unknown_format", f"{message}; what would work: {known}", found=found, expected=known)
 
 
 def wrong_format(row: Row, expected: Format) -> Fault:
@@ -184,6 +183,8 @@ def wrong_format(row: Row, expected: Format) -> Fault:
 def _hint(row: Row, wanted: Sequence[str] = ()) -> str:
     candidates = wanted or sorted({name for one in FORMATS if one.read for name in one.required})
     for name in list(row)[:50]:
+        if name in candidates:
+            continue
         if near := difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.75):
             return f" (did you mean {near[0]} by {quote(name)}?)"
     return ""
