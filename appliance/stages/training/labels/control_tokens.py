@@ -18,7 +18,7 @@ from appliance.stages.training.labels.literals import any_of, any_of_bytes
 
 # Private-use characters of plane 16; the marks of `marks` are of plane 15. In UTF-8 all of them begin like this.
 FIRST_STAND_IN: Final = 0x100000
-PRIVATE_USE: Final = rb"\xf3[\xb0-\xbf]|\xf4"
+PRIVATE_USE: Final = re.compile(rb"\xf3[\xb0-\xbf]|\xf4")
 STAND_IN: Final = re.compile("[\U00100000-\U0010fffd]")
 # A thought may be written out in an answer; templates look for it there.
 THOUGHTS: Final = re.compile("think", re.IGNORECASE)
@@ -52,7 +52,7 @@ class ControlTokens:
 
     def refuse_ambiguous(self, content: bytes) -> None:
         """Raise NotNeutral for a row that has characters which stand for control tokens here."""
-        if re.search(PRIVATE_USE, content):
+        if PRIVATE_USE.search(content):
             raise NotNeutral("the row has both control tokens and private-use characters, which stand for them here")
 
     def _hide(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -22,9 +22,10 @@ THOUGHT_KEYS: Final = ("reasoning_content", "thinking", "reasoning")
 
 @dataclass(frozen=True)
 class ConversationLabeller:
-    """Labels rows of messages. With `everything`, whatever the template writes is trained too."""
+    """Labels rows of messages. `thoughts` is the template's word; with `everything`, all of its text is trained."""
 
     template: ChatTemplate
+    thoughts: str
     finder: SpanFinder
     control: ControlTokens
     stop_ids: frozenset[int]
@@ -35,7 +36,7 @@ class ConversationLabeller:
         spelled = self.control.count_in(row.content)
         try:
             fields = self.control.hide(row.fields, row.content) if spelled else row.fields
-            messages = for_template(fields["messages"], thought_key(self.template.source))
+            messages = for_template(fields["messages"], self.thoughts)
             conversation = self._render(messages, fields.get("tools") or None)
             places = [place for turn in self._trained(conversation, fields["messages"]) for place in turn]
             text = conversation.text

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from appliance.dataset.split import Mask
 from appliance.stages.training.labels.labelling import Example
 
 SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
@@ -43,16 +43,15 @@ class ExampleWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [self._lists(self._ids), self._lists(self._labels), pa.array(np.asarray(self._rows))]
+            columns = [self._lists(self._ids), self._lists(self._labels), _column(pa.int64(), self._rows)]
             self._stream.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._clear()
 
     def _lists(self, values: "array[int]") -> pa.ListArray:
-        ends = pa.array(np.asarray(self._ends), pa.int32())
-        return pa.ListArray.from_arrays(ends, pa.array(np.asarray(values), pa.int32()))
+        return pa.ListArray.from_arrays(_column(pa.int32(), self._ends), _column(pa.int32(), values))
 
 
-def distribute(source: Path, targets: Mapping[Path, NDArray[np.bool_]]) -> None:
+def distribute(source: Path, targets: Mapping[Path, Mask]) -> None:
     """Copy the examples of one file into several; each target's mask says which it gets."""
     with ExitStack() as stack:
         stream = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.OSFile(str(source), "rb"))))
@@ -63,7 +62,7 @@ def distribute(source: Path, targets: Mapping[Path, NDArray[np.bool_]]) -> None:
         position = 0
         for batch in stream:
             for writer, mask in writers:
-                part = batch.filter(pa.array(mask[position : position + len(batch)]))
+                part = batch.filter(_mask(mask[position : position + len(batch)]))
                 if len(part):
                     writer.write_batch(part)
             position += len(batch)
@@ -80,3 +79,12 @@ def first_examples(path: Path, count: int) -> list[dict[str, Any]]:
                 if len(found) == count:
                     return list(found.values())
     return list(found.values())
+
+
+# Arrays are made from buffers: `pa.array` would import pandas to ask whether its argument is one of its own.
+def _column(kind: pa.DataType, values: "array[int]") -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _mask(values: Mask) -> pa.Array:
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])

@@ -47,7 +47,7 @@ def _study(template: ChatTemplate, turns: int, control: re.Pattern[str], known_s
     asked, asked_ends = take_marks(template.render(mark([QUESTION]), prompt=True))
     question_ends, answer_ends = _places(ends, len(messages))
     tail = asked[_places(asked_ends, 1)[0][0] :]
-    kept = min(shared(text[place : place + len(tail)], tail) for place in question_ends)
+    kept = min(_shared_whole(text[place:], tail, control) for place in question_ends)
     tails = _after_answers(text, question_ends, answer_ends)
     stops = [_stop(tail, control, known) for tail in tails]
     thought = text[question_ends[-1] : answer_ends[-1]].removesuffix(ANSWER["content"])
@@ -67,6 +67,12 @@ def _places(ends: Ends, messages: int) -> tuple[list[int], list[int]]:
     if any(len(found) != 1 for found in places):
         raise ValueError("a message is left out or repeated")
     return [found[0] for found in places[::2]], [found[0] for found in places[1::2]]
+
+
+def _shared_whole(text: str, tail: str, control: re.Pattern[str]) -> int:
+    """How much of the prompt's tail a text begins with, no control token cut in two."""
+    length = shared(text[: len(tail)], tail)
+    return next((found.start() for found in control.finditer(text) if found.start() < length < found.end()), length)
 
 
 def _after_answers(text: str, question_ends: list[int], answer_ends: list[int]) -> list[str]:

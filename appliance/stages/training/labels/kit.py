@@ -7,7 +7,7 @@ from typing import Any
 from appliance.errors import InputError
 from appliance.recipe import Recipe
 from appliance.stages.training.labels.control_tokens import ControlTokens
-from appliance.stages.training.labels.conversations import ConversationLabeller
+from appliance.stages.training.labels.conversations import ConversationLabeller, thought_key
 from appliance.stages.training.labels.habits import Habits, study
 from appliance.stages.training.labels.labelling import Labeller
 from appliance.stages.training.labels.problems import no_stop_token
@@ -55,13 +55,15 @@ def conversation_kit(model: Path, recipe: Recipe, *, created: float) -> Kit:
     if not habits.stops:
         raise InputError([no_stop_token()])
     stop_ids = tuple(map(tokenizer.id_of, habits.stops))
+    thoughts = thought_key(template.source)
     labeller = ConversationLabeller(
         template,
+        thoughts,
         SpanFinder(template, habits),
         control,
         frozenset(stop_ids),
         None if tokenizer.hf.bos_token_id in stop_ids else tokenizer.hf.bos_token_id,
         everything=recipe.train_on == "everything",
     )
-    prompts = ConversationPrompts(tokenizer, template, control)
+    prompts = ConversationPrompts(tokenizer, template, thoughts, control)
     return Kit(tokenizer, control, stop_ids, labeller, prompts, template, habits)

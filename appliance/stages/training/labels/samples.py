@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from appliance.stages.training.labels.control_tokens import ControlTokens, NotNeutral
-from appliance.stages.training.labels.conversations import for_template, thought_key
+from appliance.stages.training.labels.conversations import for_template
 from appliance.stages.training.labels.labelling import Draft, encode
 from appliance.stages.training.labels.rendering import ChatTemplate, Refused
 from appliance.stages.training.labels.rows import Row, row_of
@@ -29,6 +29,7 @@ class ConversationPrompts:
 
     tokenizer: Tokenizer
     template: ChatTemplate
+    thoughts: str
     control: ControlTokens
 
     def sample(self, row: Row) -> dict[str, Any] | None:
@@ -44,7 +45,7 @@ class ConversationPrompts:
     def _prompt_ids(self, row: Row, last: int) -> list[int]:
         spelled = self.control.count_in(row.content)
         fields = self.control.hide(row.fields, row.content) if spelled else row.fields
-        messages = for_template(fields["messages"], thought_key(self.template.source))
+        messages = for_template(fields["messages"], self.thoughts)
         text = self.template.render(messages[:last], fields.get("tools") or None, prompt=True)
         if spelled:
             text, _ = self.control.swap(text, ())

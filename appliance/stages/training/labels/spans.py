@@ -116,12 +116,16 @@ class SpanFinder:
         return self._depart(text, found, self._habits.prompt)
 
     def _depart(self, text: str, position: int, prompt: str) -> int:
-        """Where `text`, from `position` on, departs from `prompt`; it may do so only inside the optional part."""
-        start = position + shared(text[position : position + len(prompt)], prompt)
-        optional = len(self._habits.optional) if prompt.endswith(self._habits.optional) else 0
-        if start - position < len(prompt) - optional:
+        """Where an answer begins in `text`, which from `position` on goes as `prompt` does.
+
+        Only the optional part of a prompt may be missing, and then an answer begins where that would.
+        """
+        if text.startswith(prompt, position):
+            return position + len(prompt)
+        needed = prompt.removesuffix(self._habits.optional)
+        if not text.startswith(needed, position):
             raise Unproven("the text does not follow the prompt")
-        return start
+        return position + len(needed)
 
     def _stop_after(self, text: str, position: int) -> int:
         stop = self._stop.search(text, position)
