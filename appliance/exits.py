@@ -87,5 +87,5 @@ def _signal_name(number: int) -> str:
 
 
 def backoff_seconds(tries: int, *, first: float = 60.0, longest: float = 3600.0) -> float:
-    """How long to wait before the next try: doubling from `first`, never more than `longest`."""
-    return min(longest, first * 2.0 ** max(0, min(tries - 1, 30)))
+    """How long to wait after `tries` tries: nothing after none, then doubling from `first` up to `longest`."""
+    return min(longest, first * 2.0 ** min(tries - 1, 30)) if tries > 0 else 0.0

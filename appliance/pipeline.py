@@ -139,7 +139,8 @@ class Pipeline:
             case EndKind.STOPPED:
                 return self._requeue(job)
             case EndKind.WAITS:
-                return self._hold(job, stage, ended, now=now)
+                pause = exits.backoff_seconds(self._tries(job, stage))
+                return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
 
     def _advance(self, job: Job, stage: Stage, *, now: float) -> Job:
@@ -199,19 +200,22 @@ class Pipeline:
         self.store.save(job)
         return job
 
-    def _hold(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
+    def _hold(self, job: Job, ended: StageEnd, *, pause: float, now: float) -> Job:
         """The machine cannot do it now: wait, visibly, and try again later."""
-        tries = 1 + sum(event.get("kind") == EndKind.WAITS for event in self.store.events(job.number))
-        not_before = now + exits.backoff_seconds(tries)
-        job = replace(job, waiting=ended.waiting, waiting_detail=ended.message, not_before=not_before)
+        job = replace(job, waiting=ended.waiting, waiting_detail=ended.message, not_before=now + pause)
         return self._requeue(job)
+
+    def _tries(self, job: Job, stage: Stage) -> int:
+        """How often a stage of this job has ended without getting anywhere, this time included."""
+        ends = [event for event in self.store.events(job.number) if event.get("stage") == stage and "kind" in event]
+        return sum(event["kind"] in (EndKind.WAITS, EndKind.FAILED) for event in ends)
 
     def _after_failure(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
         if stage is Stage.PUBLISH:
-            # There is nothing left to fall back to: the result is kept and publishing is tried again.
-            disk = ended.failure is FailureClass.DISK_FULL
-            waiting = Waiting.DISK if disk else Waiting.NONE
-            return self._hold(job, stage, replace(ended, waiting=waiting), now=now)
+            # There is nothing to fall back to: the result is kept, and publishing is tried at once and then patiently.
+            waiting = Waiting.DISK if ended.failure is FailureClass.DISK_FULL else Waiting.NONE
+            pause = exits.backoff_seconds(self._tries(job, stage) - 1)
+            return self._hold(job, replace(ended, waiting=waiting), pause=pause, now=now)
         mark = progress_mark(self.dir(job))
         if ended.retried and self.store.attempts(job.number, stage, mark=mark) < self.max_attempts:
             self.store.count("job_retries_total", {"reason": str(ended.failure)})
@@ -249,11 +253,16 @@ class Pipeline:
         return job
 
     def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
-        """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted."""
+        """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted.
+
+        Where the result is there, the stage had finished and only that had not been noted.
+        """
         kind = "daemon_restarted" if same_boot else "host_crashed"
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
             self.store.note(job.number, kind, now=now, stage=stage)
+            if self.dir(job).result(stage) is not None:
+                return self._after(job, stage, StageEnd(EndKind.DONE), now=now)
             return self._requeue(job)
 
     def clean(self, job: Job) -> None:

@@ -94,6 +94,11 @@ class Reception:
             self._find_drops(now)
         return news
 
+    @property
+    def busy(self) -> bool:
+        """Whether a drop is being copied."""
+        return bool(self._copying)
+
     def buttons(self) -> list[Button]:
         """The button files that lie in the inbox."""
         found = []
@@ -138,39 +143,35 @@ class Reception:
         self._endings, self._wanted = survey.endings, survey.wanted
 
     def _find_drops(self, now: float) -> None:
+        self._pass_over_leftovers()
         files = {path: sighting for path, sighting in self._sightings.items() if is_button(path) is None}
         self.drops = find_drops(files, now=now, rules=self._rules, endings=self._endings, wanted=self._wanted)
 
+    def _pass_over_leftovers(self) -> None:
+        """Leave out what was taken in already, and finish its removal where a crash or a refusal cut that short."""
+        for source, keys in self._store.unremoved().items():
+            path = os.fsdecode(source)
+            sighting = self._sightings.get(path)
+            key = next((key for key in keys if sighting is not None and _is_same(key, sighting.entry)), None)
+            if sighting is None or key is None:
+                continue
+            if not key.kept:
+                self._finish_removal(path, sighting.entry, key)
+            del self._sightings[path]
+
     def _begin_copies(self) -> None:
-        leftovers = self._store.unremoved()
         for drop in self.drops:
             if len(self._copying) >= COPIES_AT_ONCE:
                 return
             paths = tuple(path for path, _ in drop.files)
             if drop.state is not DropState.READY or any(set(paths) & set(taken) for taken in self._copying):
                 continue
+            if not all(path in self._sightings for path in paths):
+                continue
             entries = {path: self._sightings[path].entry for path in paths}
-            if not self._is_leftover(entries, leftovers):
-                self._copying[paths] = self._copies.submit(
-                    copy_in, self.inbox, drop, entries, self._places.incoming, max_bytes=self._max_bytes
-                )
-
-    def _is_leftover(self, entries: Mapping[str, Entry], leftovers: Mapping[bytes, list[DropKey]]) -> bool:
-        """Whether any of these files was taken in already; finishes its removal where that is what is missing."""
-        known = False
-        for path, entry in entries.items():
-            for key in leftovers.get(os.fsencode(path), ()):
-                if (key.device, key.inode, key.mtime_ns, key.size) != (
-                    entry.device,
-                    entry.inode,
-                    entry.mtime_ns,
-                    entry.size,
-                ):
-                    continue
-                known = True
-                if not key.kept:
-                    self._finish_removal(path, entry, key)
-        return known
+            self._copying[paths] = self._copies.submit(
+                copy_in, self.inbox, drop, entries, self._places.incoming, max_bytes=self._max_bytes
+            )
 
     def _finish_removal(self, path: str, entry: Entry, key: DropKey) -> None:
         try:
@@ -181,7 +182,6 @@ class Reception:
                 logger.warning("%s was taken in and cannot be removed: %s", printable(path), error.strerror)
             return
         self._store.mark_removed(key.path)
-        self._sightings.pop(path, None)
 
     def _record_copies(self, now: float, *, wall: float) -> list[Job]:
         jobs: list[Job] = []
@@ -216,6 +216,11 @@ class Reception:
             if self.inbox.entry(os.fsdecode(source)) is None:
                 self._store.mark_removed(source)
         self._orphans_settled = True
+
+
+def _is_same(key: DropKey, entry: Entry) -> bool:
+    """Whether this is the very file that was taken in."""
+    return (key.device, key.inode, key.mtime_ns, key.size) == (entry.device, entry.inode, entry.mtime_ns, entry.size)
 
 
 class _Surveyor:

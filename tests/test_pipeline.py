@@ -109,7 +109,7 @@ def test_a_fault_of_our_own_is_not_tried_again():
 
 
 def test_the_pause_between_tries_doubles_up_to_an_hour():
-    assert [backoff_seconds(tries) for tries in (1, 2, 3, 50)] == [60, 120, 240, 3600]
+    assert [backoff_seconds(tries) for tries in (0, 1, 2, 3, 50)] == [0, 60, 120, 240, 3600]
 
 
 def test_a_job_record_survives_its_file(tmp_path: Path):

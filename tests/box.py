@@ -1,0 +1,87 @@
+"""An appliance on folders of its own, turned by a test: real files, real SQLite, real processes, made-up stages."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from appliance.daemon import Appliance
+from appliance.job import ENDED, Job, Stage
+from appliance.processes import start_stage
+from appliance.settings import Settings
+
+FAKE = Path(__file__).parent / "fake_stage.py"
+DEADLINE_SECONDS = 20.0
+
+
+def fake_command(stage: Stage, job: Path) -> list[str]:
+    return [sys.executable, str(FAKE), stage, str(job)]
+
+
+class Box:
+    """An appliance on folders of its own, turned by the test."""
+
+    def __init__(self, root: Path, **settings: object) -> None:
+        (root / "recipes").mkdir(exist_ok=True)
+        (root / "recipes" / "default.yaml").write_text("base_model: demo\n")
+        folders = {name: root / name for name in ("inbox", "outbox", "recipes", "state", "models")}
+        quick = {"quiet_seconds": 0, "pair_seconds": 0, "scan_seconds": 0.02}
+        self.settings = Settings(**{**folders, **quick, **settings})  # type: ignore[arg-type]
+        self.inbox, self.outbox = root / "inbox", root / "outbox"
+        self.shift = 0.0
+        self.start()
+
+    def start(self) -> None:
+        start = partial(start_stage, settings=self.settings, command=fake_command)
+        self.appliance = Appliance(self.settings, start=start)
+        self.appliance.recover()
+        self.appliance.prepare_inbox()
+
+    def stop(self) -> None:
+        self.appliance.stop()
+
+    def crash(self) -> None:
+        """As SIGKILL leaves it: the stages die with their parent, nothing is written."""
+        for running in self.appliance.crew.running.values():
+            running.process.kill()
+            while running.process.poll() is None:
+                time.sleep(0.005)
+        self.appliance.reception.close()
+        self.appliance.store.close()
+        self.appliance._lock.release()
+
+    def drop(self, name: str = "support.jsonl", **script: str) -> None:
+        (self.inbox / f".{name}.tmp").write_text(json.dumps(script) + f'\n{{"text": "{name} {time.time_ns()}"}}\n')
+        (self.inbox / f".{name}.tmp").rename(self.inbox / name)
+
+    def tick(self) -> None:
+        self.appliance.tick(time.monotonic() + self.shift, time.time() + self.shift)
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert time.monotonic() < end, [self.job(n) for n in range(1, 4)]
+            self.tick()
+            time.sleep(0.005)
+
+    def job(self, number: int) -> Job | None:
+        return self.appliance.store.job(number)
+
+    def ended(self, number: int = 1) -> Job:
+        def has_ended() -> bool:
+            job = self.job(number)
+            return job is not None and job.state in ENDED
+
+        self.turn_until(has_ended)
+        job = self.job(number)
+        assert job is not None
+        return job
+
+    def history(self, number: int = 1) -> list[dict]:
+        return self.appliance.store.events(number)
+
+    def runs(self, stage: Stage, number: int = 1) -> bool:
+        running = self.appliance.crew.running.get(number)
+        return running is not None and running.stage is stage and running.progress.last_event is not None
