@@ -107,7 +107,7 @@ def test_the_mistakes_of_recipe_and_rows_come_back_together(tmp_path):
         "support.yaml:5: epochs is not a recipe key; did you mean num_train_epochs?",
         "support.jsonl:4: a single quotation mark at column 2; JSON wants double ones",
         "support.jsonl:11: answer is null; write a text",
-        "support.jsonl:21: answer is missing; the columns are question",
+        "support.jsonl:21: answer is missing; the row has the column question",
     ]
     assert all(problem.expected or problem.found for problem in problems)
     assert not (job.path / "check" / "rows.jsonl").exists()
@@ -146,8 +146,8 @@ def test_a_pipe_is_never_waited_for(tmp_path):
     ("name", "says"),
     [
         ("support.xlsx", "this is a spreadsheet; save its rows as .jsonl"),
-        ("support.csv", "CSV files are not read yet"),
-        ("support.docx", ".docx says nothing of a dataset"),
+        ("support.csv", "CSV files, not yet: they come with a later release; save its rows as .jsonl"),
+        ("support.docx", "files ending in .docx are no datasets; save its rows as .jsonl"),
     ],
 )
 def test_a_file_of_another_kind_is_told_what_would_work(tmp_path, name, says):

@@ -162,7 +162,7 @@ BAD = {
     "no value": Bad(b'{"text": }\n' + ROW, "json_syntax", 1, "a value is missing", 1),
     "no quotes": Bad(b"{text: 1}\n" + ROW, "json_syntax", 1, "not in double quotation marks", 1),
     "plain text": Bad(b"hello\n" + ROW, "json_syntax", 1, "put it in double quotation marks", 1),
-    "unclosed row": Bad(b'{"text": "a"\n' + ROW, "row_ends_early", 1, "is not closed", 1),
+    "unclosed row": Bad(b'{"text": "a"\n' + ROW, "row_ends_early", 1, "close its brackets", 1),
     # arrays
     "cut array": Bad(PRETTY[:-30], "cut_off", 14, "copy it again", 2, ".json", Reason.TRUNCATED),
     "array without its end": Bad(PRETTY[:-1], "cut_off", 20, "copy it again", 3, ".json", Reason.TRUNCATED),

@@ -171,7 +171,7 @@ BAD_MESSAGES = {
         "media_content", "messages[0].content", "audio content",
     ),
     "a column of images": Bad(
-        {**messages(U, A), "images": ["a.png"]}, "media_content", "images", "the column images is there for media"
+        {**messages(U, A), "images": ["a.png"]}, "media_content", "images", "the column images holds image, audio"
     ),
     "no assistant": Bad(messages(S, U), "no_assistant_turn", "messages", "nothing to learn; add the answer"),
     "two user turns": Bad(
@@ -210,7 +210,7 @@ BAD_MESSAGES = {
     ),
     "tools is an object": Bad({**messages(U, A), "tools": TOOL}, "bad_tools", "tools", "tools is an object"),
     "tools is some text": Bad({**messages(U, A), "tools": "times"}, "bad_tools", "tools", "no JSON list"),
-    "a tool without a name": Bad({**messages(U, A), "tools": [{}]}, "bad_tools", "tools[0]", "tools[0] has no name"),
+    "a tool without a name": Bad({**messages(U, A), "tools": [{}]}, "bad_tools", "tools[0]", "tool 1 has no name"),
     "thoughts are a list": Bad(
         messages(U, {**A, "thinking": [1]}), "not_text", "messages[1].thinking", "thinking of message 2 is a list"
     ),
@@ -224,7 +224,7 @@ BAD_OTHERS = {
         {"instruction": "a", "input": 1, "output": "b"}, "not_text", "input", "input is a number; write it as a text"
     ),
     "Alpaca with a strange history": Bad(
-        {"instruction": "a", "output": "b", "history": ["a"]}, "bad_history", "history", '[["question", "answer"]]'
+        {"instruction": "a", "output": "b", "history": ["a"]}, "bad_history", "history", '[["question", "answer"], ...]'
     ),
     "a number for an answer": Bad({"question": "a", "answer": 42}, "not_text", "answer", "answer is a number"),
     "true for an answer": Bad({"prompt": "a", "response": True}, "not_text", "response", "response is true or false"),
@@ -236,7 +236,7 @@ BAD_OTHERS = {
     "null for a text": Bad({"text": None}, "null_content", "text", "text is null"),
     "a list for a text": Bad({"text": [1]}, "not_text", "text", "text is a list"),
     "ShareGPT": Bad(
-        {"conversations": [{"from": "human", "value": "a"}]}, "not_yet", None, "in the format ShareGPT (conversations)"
+        {"conversations": [{"from": "human", "value": "a"}]}, "not_yet", None, "ShareGPT (conversations), not yet: "
     ),
     "preferences": Bad({"prompt": "a", "chosen": "b", "rejected": "c"}, "not_yet", None, "preference (chosen"),
     "preferences without a prompt": Bad({"chosen": [U, A], "rejected": [U, A]}, "not_yet", None, "preference"),
@@ -289,7 +289,7 @@ def test_the_format_is_found_from_the_first_rows_and_required_of_every_row():
 
 def test_a_missing_column_is_named():
     _, problems, _ = check({"question": "a", "answer": "b"}, {"question": "a", "id": 1})
-    assert problems[0].message == "answer is missing; the columns are question, id"
+    assert problems[0].message == "answer is missing; the row has the columns question, id"
     assert problems[0].key == "answer"
 
 

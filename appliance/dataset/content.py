@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from appliance.dataset.findings import Fault, Unreadable
-from appliance.dataset.json_faults import cut_off
+from appliance.dataset.json_faults import cut_off, quote
 from appliance.errors import Reason
 
 READABLE: Final = (".jsonl", ".json", ".jsonl.gz")
@@ -25,11 +25,14 @@ def foreign_suffix(suffix: str) -> Fault | None:
         return None
     expected = ", ".join(READABLE)
     if kind := _LATER.get(suffix):
-        message = f"{kind} files are not read yet, they come with a later release; {_AS_JSONL}"
+        message = f"{kind} files, not yet: they come with a later release; {_AS_JSONL}"
         return Fault("not_yet", message, found=suffix, expected=expected)
     if suffix in _SPREADSHEETS:
         return Fault("spreadsheet", f"this is a spreadsheet; {_AS_JSONL}", found=suffix, expected=expected)
-    message = f"{suffix or 'a name without a suffix'} says nothing of a dataset; {_AS_JSONL}"
+    what = (
+        f"files ending in {quote(suffix)} are no datasets" if suffix else "the name has no ending that says what it is"
+    )
+    message = f"{what}; {_AS_JSONL}"
     return Fault("unknown_suffix", message, found=suffix or None, expected=expected)
 
 

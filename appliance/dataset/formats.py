@@ -67,7 +67,7 @@ def _history(row: Row, faults: list[Fault]) -> list[Row]:
     """Earlier turns, as LLaMA-Factory adds them: pairs of question and answer."""
     history = row.get("history") or []
     if not isinstance(history, list) or not all(_is_pair(pair) for pair in history):
-        message = 'history is not a list of pairs; it must be such as [["question", "answer"]]'
+        message = 'history is no list of pairs; write it as [["question", "answer"], ...]'
         faults.append(Fault("bad_history", message, "history", kind_of(history), "a list of pairs of texts"))
         return []
     return [message for pair in history for message in _question_and_answer(*pair)]
@@ -162,9 +162,9 @@ def find_format(rows: Sequence[Row]) -> Format | None:
 
 def unknown_format(row: Row) -> Fault:
     """The first row of a file in no format we know."""
-    found = ", ".join(quote(name) for name in list(row)[:12]) or "no columns"
+    found = _columns(row)
     known = ", or ".join(" and ".join(one.required) for one in FORMATS if one.read)
-    message = f"the rows have the columns {found}, which is no format the appliance knows{_hint(row)}"
+    message = f"the rows have {found}, which is no format the appliance knows{_hint(row)}"
     return Fault("unknown_format", f"{message}; what would work: {known}", found=found, expected=known)
 
 
@@ -174,10 +174,18 @@ def wrong_format(row: Row, expected: Format) -> Fault:
         message = f"this row is {other}, but the file is {expected}; a file holds one format"
         return Fault("mixed_formats", message, found=other.name, expected=expected.name)
     missing = [name for name in expected.required if name not in row]
-    found = ", ".join(quote(name) for name in list(row)[:12]) or "no columns"
+    found = _columns(row)
     names = " and ".join(missing)
-    message = f"{names} {'is' if len(missing) == 1 else 'are'} missing{_hint(row, missing)}; the columns are {found}"
+    message = f"{names} {'is' if len(missing) == 1 else 'are'} missing{_hint(row, missing)}; the row has {found}"
     return Fault("missing_column", message, key=missing[0], found=found, expected=", ".join(expected.required))
+
+
+def _columns(row: Row) -> str:
+    named = [quote(name) for name in list(row)[:12]]
+    if not named:
+        return "no columns"
+    more = ", ..." if len(row) > len(named) else ""
+    return f"the column{'s' if len(named) > 1 else ''} {', '.join(named)}{more}"
 
 
 def _hint(row: Row, wanted: Sequence[str] = ()) -> str:

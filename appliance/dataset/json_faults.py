@@ -136,7 +136,7 @@ def syntax_fault(error: json.JSONDecodeError) -> Fault:
     return Fault(code, message, found=quote(rest[:20]) or "the end of the row")
 
 
-_ENDS_EARLY: Final = "the row ends too early: a bracket or quotation mark is not closed"
+_ENDS_EARLY: Final = "the row ends too early; close its brackets and quotation marks"
 
 
 def _expected_key(rest: str, at: str) -> str:

@@ -111,7 +111,7 @@ def _read_weight(message: Message, read: Message, number: int, key: str, faults:
     if weight in (0, 1):
         read["weight"] = int(weight)
         return
-    found = quote(str(weight))
+    found = f'"{quote(weight)}"' if isinstance(weight, str) else quote(str(weight))
     sentence = f"message {number} has the weight {found}; it must be 1 (trained) or 0 (not trained)"
     faults.append(Fault("bad_weight", sentence, key=f"{key}.weight", found=found, expected="0 or 1"))
 

@@ -50,7 +50,7 @@ def check_rows(
     elif first and form is None:
         findings.add(first[0][0], unknown_format(first[0][1]))
     elif form is not None and form.read is None:
-        message = f"the rows are in the format {form}, which is not trained on yet: {form.later}"
+        message = f"the rows are in the format {form}, not yet: {form.later}"
         findings.add(first[0][0], Fault("not_yet", message, found=form.name, expected="messages"))
     elif form is not None:
         return _Check(form, findings).run(chain(first, rows), write, progress)
@@ -128,7 +128,7 @@ class _Check:
     def _note_extra_columns(self, source: Row, faults: list[Fault]) -> None:
         extra = source.keys() - self._form.columns - self._form.optional
         faults += [
-            media_fault(f"the column {name} is there for media", key=name)
+            media_fault(f"the column {name} holds image, audio or video content", key=name)
             for name in extra & MEDIA_COLUMNS
             if source[name]
         ]

@@ -20,13 +20,14 @@ def read_tools(row: dict[str, Any], faults: list[Fault]) -> list[dict[str, Any]]
         found = "a text that is no JSON list" if isinstance(value, str) else kind_of(value)
         faults.append(Fault("bad_tools", f"tools is {found}; it must be {_LISTED}", "tools", found, _LISTED))
         return []
-    return [_read_tool(tool, f"tools[{index}]", faults) for index, tool in enumerate(tools)]
+    return [_read_tool(tool, number, faults) for number, tool in enumerate(tools, start=1)]
 
 
-def _read_tool(tool: object, key: str, faults: list[Fault]) -> dict[str, Any]:
+def _read_tool(tool: object, number: int, faults: list[Fault]) -> dict[str, Any]:
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        faults.append(Fault("bad_tools", f"{key} has no name; tools must be {_LISTED}", key, expected=_LISTED))
+        message = f"tool {number} has no name; tools must be {_LISTED}"
+        faults.append(Fault("bad_tools", message, f"tools[{number - 1}]", expected=_LISTED))
         return {}
     return {"type": "function", "function": function}
 
