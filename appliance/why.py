@@ -1,0 +1,197 @@
+"""`WHY.md` and `WHY.html`: why a job came back without an adapter, and what to do about it. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from itertools import groupby
+from typing import Final
+
+from appliance import markdown as md
+from appliance.errors import Problem, Reason
+from appliance.job import FailureClass, Outcome, Stage
+from appliance.pages import render
+from appliance.remedies import FAILURES, REJECTIONS
+from appliance.wording import STAGES, clip, moment, plural, sentence
+
+SHOWN_OF_A_KIND: Final = 100
+_LONGEST_FINDING: Final = 300
+_TRACEBACK: Final = "Traceback (most recent call last)"
+
+
+@dataclass(frozen=True)
+class Why:
+    """A job that ended without a published adapter.
+
+    `files` are the names in `dropped/` beside the text, `has_adapter` whether `adapter/` of the last checkpoint is
+    there, `log_tail` whether `worker.log` is. `attempts` is how often it was tried. Without a `zone`, times are the
+    machine's own.
+    """
+
+    job_id: str
+    name: str
+    outcome: Outcome
+    finished: float
+    stage: Stage | None = None
+    failure: FailureClass | None = None
+    message: str = ""
+    hint: str | None = None
+    problems: tuple[Problem, ...] = ()
+    files: tuple[str, ...] = ()
+    has_adapter: bool = False
+    log_tail: bool = False
+    attempts: int = 0
+    zone: tzinfo | None = None
+
+
+@dataclass(frozen=True)
+class ProblemGroup:
+    """Problems of one kind: the first of them, and how many there are."""
+
+    kind: str
+    shown: tuple[Problem, ...]
+    total: int
+
+    @property
+    def more(self) -> int:
+        return self.total - len(self.shown)
+
+
+def why_markdown(why: Why) -> str:
+    """The text of `WHY.md`."""
+    paragraphs = [
+        f"# {_headline(why)}",
+        md.prose(_what_happened(why)),
+        *(md.prose(line) for line in _details(why)),
+        "## What to do",
+        "\n".join(f"- {md.prose(step)}" for step in _next_steps(why)),
+        *_markdown_problems(why),
+        "## What lies beside this file",
+        "\n".join(f"- {md.code(path)}: {md.prose(what)}" for path, what in _beside(why)),
+        f"Job {md.code(why.job_id)}, ended {moment(why.finished, why.zone)}.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def why_html(why: Why) -> str:
+    """The text of `WHY.html`: the same, self-contained, for a browser."""
+    return render(
+        "why.html.j2",
+        {
+            "why": why,
+            "headline": _headline(why),
+            "happened": _what_happened(why),
+            "details": _details(why),
+            "steps": _next_steps(why),
+            "groups": problem_groups(why.problems),
+            "beside": list(_beside(why)),
+            "longest": _LONGEST_FINDING,
+        },
+    )
+
+
+def problem_groups(problems: Sequence[Problem], *, shown: int = SHOWN_OF_A_KIND) -> list[ProblemGroup]:
+    """The problems by kind, the kind that came first foremost, each in the order they were found."""
+    order = {code: index for index, code in enumerate(dict.fromkeys(problem.code for problem in problems))}
+    ordered = sorted(problems, key=lambda problem: order[problem.code])
+    groups = [(code, tuple(members)) for code, members in groupby(ordered, key=lambda problem: problem.code)]
+    return [ProblemGroup(_kind(code), members[:shown], len(members)) for code, members in groups]
+
+
+def _kind(code: str) -> str:
+    words = code.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def _headline(why: Why) -> str:
+    return f"{why.job_id} was {why.outcome}"
+
+
+def _what_happened(why: Why) -> str:
+    if why.outcome is Outcome.REJECTED:
+        count = len(why.problems)
+        found = f"{plural(count, 'problem')} must be solved first" if count else "it cannot be used as it is"
+        return f"Nothing was trained: {found}."
+    if why.outcome is Outcome.CANCELLED:
+        return f"Somebody cancelled this job {_while(why)}. It was stopped, and nothing was published."
+    if why.failure is None:
+        return f"The job failed {_while(why)}."
+    return FAILURES[why.failure].happened
+
+
+def _while(why: Why) -> str:
+    return f"while it was {STAGES[why.stage]}" if why.stage else "before it began"
+
+
+def _details(why: Why) -> list[str]:
+    """Which stage, how often, and what the stage said, where that adds something."""
+    lines = []
+    if why.outcome is Outcome.FAILED:
+        tries = f", after {plural(why.attempts, 'attempt')}" if why.attempts > 1 else ""
+        kind = f" (failure class `{why.failure}`)" if why.failure else ""
+        lines.append(f"It ended {_while(why)}{tries}{kind}.")
+    if not why.problems and (said := _without_traceback(why.message)):
+        lines.append(sentence(said))
+    return lines
+
+
+def _without_traceback(message: str) -> str:
+    return " ".join(clip(message.partition(_TRACEBACK)[0], 2000).split())
+
+
+def _next_steps(why: Why) -> list[str]:
+    steps = [sentence(why.hint)] if why.hint else []
+    if why.outcome is Outcome.REJECTED:
+        steps += _corrections(why)
+    elif why.failure and why.outcome is Outcome.FAILED:
+        steps.append(FAILURES[why.failure].to_do)
+    elif why.files:
+        steps.append("To start it anew, drop the files that lie in `dropped/` into the inbox again.")
+    return steps or ["Show this page to whoever looks after the appliance."]
+
+
+def _corrections(why: Why) -> Iterator[str]:
+    if _is_duplicate(why):
+        yield "There is nothing to do: the same files are being worked on already, and their result will come."
+        return
+    reasons = dict.fromkeys(problem.reason for problem in why.problems) or {Reason.OTHER: None}
+    for reason in reasons:
+        if reason is not Reason.OTHER or (why.problems and len(reasons) == 1):
+            yield REJECTIONS[reason]
+    if why.files:
+        yield "Your files lie unchanged in `dropped/`. Correct them, then drop all of them into the inbox again."
+
+
+def _is_duplicate(why: Why) -> bool:
+    return bool(why.problems) and all(problem.code == "duplicate" for problem in why.problems)
+
+
+def _beside(why: Why) -> Iterator[tuple[str, str]]:
+    for name in why.files:
+        yield f"dropped/{name}", "as it was dropped"
+    if why.outcome is Outcome.REJECTED:
+        yield "problems.json", "every problem, for programs"
+    if why.has_adapter:
+        yield "adapter/", "from the last checkpoint; it is unfinished and was not compared with the base model"
+    if why.log_tail:
+        yield "worker.log", "the last lines the program wrote, for experts"
+
+
+def _markdown_problems(why: Why) -> Iterator[str]:
+    for group in problem_groups(why.problems):
+        yield f"## {md.plain(group.kind)} ({group.total:,})"
+        yield "\n".join(_markdown_problem(problem) for problem in group.shown)
+        if group.more:
+            yield f"… and {group.more:,} more of this kind. All of them stand in `problems.json`."
+
+
+def _markdown_problem(problem: Problem) -> str:
+    place = ":".join(str(part) for part in (problem.file, problem.line) if part is not None)
+    key = f" ({md.code(problem.key)})" if problem.key else ""
+    lines = [
+        f"- {md.plain(place)}: {md.prose(problem.message)}{key}" if place else f"- {md.prose(problem.message)}{key}"
+    ]
+    if problem.found:
+        lines.append(f"  Found: {md.code(clip(problem.found, _LONGEST_FINDING))}")
+    if problem.expected:
+        lines.append(f"  Would work: {md.prose(clip(problem.expected, _LONGEST_FINDING))}")
+    return "  \n".join(lines)
