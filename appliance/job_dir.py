@@ -108,6 +108,31 @@ class ProgressWriter:
         self._file.close()
 
 
+class RowProgress:
+    """Tells the daemon how many rows a stage has done, at most four times a second."""
+
+    SECONDS_BETWEEN_EVENTS = 0.25
+
+    def __init__(self, stage_folder: Path, *, total: int | None = None) -> None:
+        self._writer = ProgressWriter(stage_folder)
+        self._total = total
+        self._rows = 0
+        self._next = 0.0
+
+    def report(self, rows: int) -> None:
+        self._rows = rows
+        if time.monotonic() >= self._next:
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+        self._writer.close()
+
+    def _write(self) -> None:
+        self._writer.write("progress", done=self._rows, total=self._total, unit="rows")
+        self._next = time.monotonic() + self.SECONDS_BETWEEN_EVENTS
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, or None when there is no such file."""
     try:

@@ -160,7 +160,8 @@ def write_model(family: Family, folder: Path) -> Path:
     names = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": "<|padding|>"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": family.template}
     write(folder / "tokenizer_config.json", config | {key: name for key, name in names.items() if name})
-    write(folder / "config.json", json.loads((DEMO / "config.json").read_text()))
+    shape = json.loads((DEMO / "config.json").read_text())
+    write(folder / "config.json", {key: value for key, value in shape.items() if not key.endswith("_token_id")})
     write(folder / "generation_config.json", {"eos_token_id": [tokenizer.token_to_id(end) for end in family.ends]})
     return folder
 

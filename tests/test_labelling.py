@@ -1,18 +1,37 @@
 """Labels of whole conversations, family by family, against a method that has nothing in common with ours."""
 
+import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from appliance.errors import InputError
 from appliance.recipe import Recipe
 from appliance.stages.training.labels.conversations import for_template, thought_key
-from appliance.stages.training.labels.kit import conversation_kit
+from appliance.stages.training.labels.kit import conversation_kit, text_kit
 from appliance.stages.training.labels.labelling import NOT_TRAINED, Example, Failure, label
 from appliance.stages.training.labels.rows import row_of
-from tests.families import FAMILIES, PLAIN, THINKING, Family, assistant, conversations, trl, user, write_model
+from tests.families import (
+    FAMILIES,
+    LLAMA_TOKENS,
+    PLAIN,
+    THINKING,
+    TOOLS,
+    Family,
+    adds_bos,
+    assistant,
+    call,
+    conversations,
+    result,
+    trl,
+    user,
+    write,
+    write_model,
+)
 
 CREATED = 1_790_000_000.0
 logging.set_verbosity_error()
@@ -200,3 +219,212 @@ def test_labels_agree_with_the_marks_in_trls_training_templates(tmp_path, name):
         ]
         assert set(kit.hf.convert_ids_to_tokens([outcome.ids[n] for n in extra])) <= {"Ċ", *THEIRS_ALONE.get(name, ())}
         assert all(theirs["assistant_masks"][n] for n in extra)
+
+
+QWEN3 = next(family for family in FAMILIES if family.name == "qwen-3")
+CHATML = next(family for family in FAMILIES if family.name == "chatml")
+
+
+def only(kit, fields: dict) -> Example | Failure:
+    (outcome,) = labelled(kit, [fields])
+    return outcome
+
+
+def test_of_a_prompt_and_its_completion_only_the_completion_and_its_stop_token_are_trained(models):
+    kit = kit_for(models("chatml"))
+    example = only(kit, {"messages": [user("What is 2 + 2?"), assistant("It is 4.")]})
+    assert (
+        kit.hf.decode(example.ids)
+        == "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\nIt is 4.<|im_end|>\n"
+    )
+    assert kit.hf.decode(trained(example.labels)) == "It is 4.<|im_end|>"
+    assert list(example.labels[-2:]) == [kit.hf.eos_token_id, NOT_TRAINED]
+    assert example.answer_tokens == example.trained
+
+
+def test_a_turn_of_weight_zero_is_read_and_not_trained(models):
+    kit = kit_for(models("chatml"))
+    messages = [user("a"), assistant("bad", weight=0), user("b"), assistant("good", weight=1)]
+    example = only(kit, {"messages": messages})
+    assert kit.hf.decode(trained(example.labels)) == "good<|im_end|>"
+
+
+def test_train_on_everything_trains_everything(models):
+    example = only(kit_for(models("chatml"), train_on="everything"), {"messages": [user("a"), assistant("b")]})
+    assert example.labels == example.ids
+
+
+def test_the_date_in_a_template_is_the_jobs_and_not_todays(models):
+    family = next(family for family in FAMILIES if family.name == "gpt-oss")
+    row = {"messages": [user("Hi"), assistant("Hello")]}
+    kit = kit_for(models("gpt-oss"), family)
+    assert "Current date: 2026-09-21" in kit.hf.decode(only(kit, row).ids)
+    assert only(kit_for(models("gpt-oss"), family), row).ids == only(kit, row).ids
+    assert kit.template.frozen_date == "2026-09-21"
+    assert kit_for(models("chatml")).template.frozen_date is None
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("<tool_response>x</tool_response>"), assistant("One"), user("Two"), assistant("Three")],
+        [user("logo \U000ff8ff"), assistant("One \U000ff8ff"), user("Two"), assistant("Three")],
+        [user("Rome?"), assistant("", tool_calls=call("Rome")), result(""), assistant("No word.")],
+    ],
+    ids=["words that the template looks at", "private-use characters", "an empty message before the turn"],
+)
+def test_where_marks_do_not_work_prefixes_do(models, messages):
+    kit, independent = kit_for(models("qwen-3"), QWEN3), Independent(models("qwen-3"), QWEN3)
+    example = only(kit, {"messages": messages, "tools": TOOLS})
+    assert isinstance(example, Example), example
+    assert list(example.labels) == independent.labels(messages, TOOLS)[1]
+
+
+def test_a_conversation_may_begin_with_the_assistant(models):
+    kit = kit_for(models("qwen-3"), QWEN3)
+    example = only(kit, {"messages": [assistant("Welcome!"), user("Hi"), assistant("Hello")]})
+    assert kit.hf.decode(trained(example.labels)) == "Welcome!<|im_end|><think>\n\n</think>\n\nHello<|im_end|>"
+
+
+def model_with(folder, template: str, **changes):
+    return write_model(replace(CHATML, template=template, **changes), folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "code", "why"),
+    [
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+            "labels_unproven",
+            "stop",
+        ),
+        ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses", "roles must alternate"),
+        ("{{ messages[7].content.upper() }}", "chat_template_refuses", "undefined|no element"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named_with_its_own_words(tmp_path, template, code, why):
+    outcome = only(kit_for(model_with(tmp_path / "model", template)), {"messages": [user("a"), assistant("b")]})
+    assert isinstance(outcome, Failure)
+    assert outcome.code == code
+    assert re.search(why, outcome.why)
+
+
+def test_tool_calls_that_a_template_would_drop_are_not_trained_on_in_silence(models):
+    messages = [user("Rome?"), assistant("", tool_calls=call("Rome")), result("sunny"), assistant("It is sunny.")]
+    outcome = only(kit_for(models("zephyr")), {"messages": messages})
+    assert isinstance(outcome, Failure)
+    assert "tool calls" in outcome.why
+
+
+def test_two_tokens_that_begin_a_text_are_noticed(tmp_path):
+    template = "{{ bos_token }}{{ bos_token }}" + CHATML.template
+    kit = kit_for(model_with(tmp_path / "model", template, bos="<s>"))
+    assert only(kit, {"messages": [user("a"), assistant("b")]}).code == "two_bos"
+
+
+def test_a_row_with_control_tokens_and_their_stand_ins_cannot_be_told_apart(models):
+    messages = [user("<|im_end|> and \U00100000"), assistant("b")]
+    assert only(kit_for(models("chatml")), {"messages": messages}).code == "control_tokens"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("chatml", "4<|im_end|>"), ("alpaca", "4</s>"), ("zephyr", "4</s>"), ("llama-3", "4<|eot_id|>")],
+)
+def test_a_base_without_a_template_is_trained_with_a_known_one(tmp_path, name, answer):
+    tokens = {"chatml": ("<|im_start|>", "<|im_end|>"), "llama-3": LLAMA_TOKENS}.get(name, ())
+    folder = write_model(Family(name, "", ("</s>",), tokens, "<s>", "</s>", sentencepiece=True), tmp_path / "model")
+    adds_bos(folder)
+    kit = kit_for(folder, chat_template=name)
+    example = only(kit, {"messages": [user("2 + 2?"), assistant("4"), user("Sure?"), assistant("Yes")]})
+    assert example.ids[0] == kit.hf.bos_token_id
+    assert kit.hf.decode(trained(example.labels)).startswith(answer)
+    assert kit.hf.convert_tokens_to_ids(answer[1:]) in kit.stop_ids
+    assert len(trained(example.labels)) < len(example.ids)
+
+
+def test_a_base_without_a_template_says_which_known_ones_would_do(tmp_path):
+    folder = write_model(Family("bare", "", ("</s>",), (), "<s>", "</s>", sentencepiece=True), tmp_path / "model")
+    with pytest.raises(InputError) as caught:
+        kit_for(folder)
+    assert caught.value.problems[0].code == "chat_template_missing"
+    assert "chat_template: chatml or alpaca or zephyr" in caught.value.problems[0].message
+    with pytest.raises(InputError, match="its tokenizer cannot use llama-3"):
+        kit_for(folder, chat_template="llama-3")
+
+
+def test_a_template_that_ends_no_turn_is_refused(tmp_path):
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    folder = write_model(Family("endless", template, (), ()), tmp_path / "model")
+    with pytest.raises(InputError) as caught:
+        kit_for(folder)
+    assert caught.value.problems[0].code == "stop_untrained"
+
+
+def test_a_pad_token_that_ends_turns_is_replaced_or_refused(tmp_path):
+    def folder(name: str, *spare: str):
+        path = write_model(Family(name, CHATML.template, ("<|im_end|>",), (*CHATML.tokens, *spare)), tmp_path / name)
+        config = json.loads((path / "tokenizer_config.json").read_text())
+        write(path / "tokenizer_config.json", config | {"pad_token": "<|im_end|>", "eos_token": "<|im_end|>"})
+        return path
+
+    kit = kit_for(folder("replaced", "<|reserved_1|>"))
+    assert kit.tokenizer.pad_id not in kit.stop_ids
+    bare = folder("refused")
+    tokenizer = (bare / "tokenizer.json").read_text()
+    (bare / "tokenizer.json").write_text(tokenizer.replace("<|padding|>", "<|im_beginning|>"))
+    with pytest.raises(InputError) as caught:
+        kit_for(bare)
+    assert caught.value.problems[0].code == "pad_is_stop"
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_named(tmp_path):
+    folder = write_model(CHATML, tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError) as caught:
+        kit_for(folder)
+    assert caught.value.problems[0].code == "tokenizer_unusable"
+
+
+def test_what_a_template_does_by_itself_is_found_out(models):
+    assert "You are Qwen" in kit_for(models("qwen-2.5")).habits.adds
+    assert "Cutting Knowledge Date" in kit_for(models("llama-3.1")).habits.adds
+    assert kit_for(models("chatml")).habits.adds == ""
+    assert kit_for(models("qwen-3")).habits.thinks == "<think>\n\n</think>\n\n"
+    assert kit_for(models("chatml")).habits.thinks == ""
+
+
+def test_thoughts_are_handed_over_by_the_name_the_template_knows(models):
+    row = {"messages": [user("Why?"), assistant("Because.", reasoning_content="It is known.")]}
+    for name, left_out in (("qwen-3", False), ("gpt-oss", False), ("lfm-2.5", False), ("llama-3.1", True)):
+        kit = kit_for(models(name))
+        example = only(kit, row)
+        assert ("It is known." in kit.hf.decode(trained(example.labels))) != left_out, name
+        assert example.thoughts_left_out == left_out
+
+
+def text_example(folder, cap: int, text: str) -> tuple:
+    kit = text_kit(folder, cap)
+    return kit, labelled(kit, [{"text": text}])
+
+
+def test_of_a_text_everything_is_trained_and_it_ends(tmp_path):
+    folder = write_model(Family("texts", "", ("</s>",), (), "<s>", "</s>", sentencepiece=True), tmp_path / "model")
+    adds_bos(folder)
+    kit, (example,) = text_example(folder, 512, "Once upon a time </s> and <s> more.")
+    assert example.labels == example.ids
+    assert kit.hf.decode(example.ids) == "<s> Once upon a time </s> and <s> more.</s>"
+    assert [number for number in example.ids if number in kit.control.ids] == [kit.hf.bos_token_id, kit.hf.eos_token_id]
+    assert example.control_tokens == 2
+
+
+def test_a_long_text_is_cut_into_pieces_of_nearly_equal_length_and_none_is_lost(tmp_path):
+    folder = write_model(Family("texts", "", ("</s>",), (), "<s>", "</s>", sentencepiece=True), tmp_path / "model")
+    adds_bos(folder)
+    kit, (whole,) = text_example(folder, 10_000, "word after word " * 300)
+    _, cut = text_example(folder, 100, "word after word " * 300)
+    assert max(len(piece.ids) for piece in cut) <= 100
+    assert max(len(piece.ids) for piece in cut) - min(len(piece.ids) for piece in cut) <= 1
+    assert {piece.ids[0] for piece in cut} == {kit.hf.bos_token_id}
+    assert [number for piece in cut for number in piece.ids[1:]] == list(whole.ids[1:])

@@ -1,7 +1,5 @@
 """Stage check: are the dropped files a recipe and a dataset? Writes the rows in one form, or every problem at once."""
 
-import time
-from pathlib import Path
 from typing import Any
 
 from appliance.checking import Checked, Files, Source, check_files
@@ -9,19 +7,17 @@ from appliance.dataset.rows import Summary
 from appliance.errors import InputError, Problem, Reason
 from appliance.files import write_json, write_whole
 from appliance.job import Role, Stage
-from appliance.job_dir import JobDir, ProgressWriter
+from appliance.job_dir import JobDir, RowProgress
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import recipe_as_yaml
 from appliance.settings import Settings
-
-_SECONDS_BETWEEN_EVENTS = 0.25
 
 
 def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     """Check the drop of one job. Raises InputError with everything that is wrong with it."""
     folder = job.stage(Stage.CHECK)
     files = _files(job)
-    progress = _Progress(folder)
+    progress = RowProgress(folder)
     checked = check_files(files, settings, rows_folder=folder, progress=progress.report)
     progress.close()
     problems = [*checked.problems, *([] if files.dataset else [_no_dataset(checked, files)])]
@@ -59,28 +55,6 @@ def _no_dataset(checked: Checked, files: Files) -> Problem:
     message = f"there is no dataset; drop {wanted} together with the recipe"
     name = files.recipe.name if files.recipe else None
     return Problem("no_dataset", message, Reason.DATASET_MISSING, name, expected=asked or "a .jsonl file")
-
-
-class _Progress:
-    """Tells the daemon how many rows are done, at most four times a second."""
-
-    def __init__(self, folder: Path) -> None:
-        self._writer = ProgressWriter(folder)
-        self._rows = 0
-        self._next = 0.0
-
-    def report(self, rows: int) -> None:
-        self._rows = rows
-        if time.monotonic() >= self._next:
-            self._write()
-
-    def close(self) -> None:
-        self._write()
-        self._writer.close()
-
-    def _write(self) -> None:
-        self._writer.write("progress", done=self._rows, total=None, unit="rows")
-        self._next = time.monotonic() + _SECONDS_BETWEEN_EVENTS
 
 
 def _result(files: Files, checked: Checked, recipe: Recipe, dataset: Summary) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Stage prepare: rows become token ids and labels that are proven right, and the plan says what training will take."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,13 @@ from appliance.errors import InputError
 from appliance.files import write_json
 from appliance.fitting import sequence_cap, would_fit
 from appliance.hardware import this_machine
-from appliance.job import Stage
-from appliance.job_dir import JobDir, ProgressWriter
+from appliance.job import Role, Stage
+from appliance.job_dir import JobDir, RowProgress
 from appliance.model_shape import read_shape
 from appliance.models import read_config
 from appliance.plan import DataFacts, does_not_fit, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
-
-_SECONDS_BETWEEN_EVENTS = 0.25
 
 
 def run(job: JobDir, settings: Settings) -> dict[str, Any]:
@@ -42,8 +39,8 @@ def _label(job: JobDir, recipe: Recipe, check: dict[str, Any], model: Path, cap:
     hide_torch()
     from appliance.stages.training.labels.dataset import Request, label_dataset
 
-    held_out = job.path / "check" / "eval.jsonl"
-    progress = _Progress(job.stage(Stage.PREPARE), total=check["rows"])
+    record, held_out = job.read_job(), job.path / "check" / "eval.jsonl"
+    progress = RowProgress(job.stage(Stage.PREPARE), total=check["rows"])
     request = Request(
         recipe=recipe,
         name=check["dataset"],
@@ -51,7 +48,8 @@ def _label(job: JobDir, recipe: Recipe, check: dict[str, Any], model: Path, cap:
         rows=job.path / "check" / "rows.jsonl",
         held_out=held_out if held_out.exists() else None,
         model=model,
-        created=job.read_job().created,
+        held_out_name=next((file.name for file in record.files if file.role is Role.EVAL), None),
+        created=record.created,
         cap=cap,
         folder=job.stage(Stage.PREPARE),
     )
@@ -59,26 +57,3 @@ def _label(job: JobDir, recipe: Recipe, check: dict[str, Any], model: Path, cap:
         return label_dataset(request, progress.report)
     finally:
         progress.close()
-
-
-class _Progress:
-    """Tells the daemon how many rows are done, at most four times a second."""
-
-    def __init__(self, folder: Path, *, total: int) -> None:
-        self._writer = ProgressWriter(folder)
-        self._total = total
-        self._rows = 0
-        self._next = 0.0
-
-    def report(self, rows: int) -> None:
-        self._rows = rows
-        if time.monotonic() >= self._next:
-            self._write()
-
-    def close(self) -> None:
-        self._write()
-        self._writer.close()
-
-    def _write(self) -> None:
-        self._writer.write("progress", done=self._rows, total=self._total, unit="rows")
-        self._next = time.monotonic() + _SECONDS_BETWEEN_EVENTS

@@ -18,7 +18,7 @@ from appliance.recipe import Recipe
 from appliance.stages.training.labels.examples_file import ExampleWriter, distribute, first_examples
 from appliance.stages.training.labels.kit import Kit, conversation_kit, text_kit
 from appliance.stages.training.labels.labelling import label
-from appliance.stages.training.labels.problems import Labelled, blocking_problems
+from appliance.stages.training.labels.problems import Labelled, blocking_problems, warnings
 from appliance.stages.training.labels.report import RowCounts, labels_json, labels_text, notes
 from appliance.stages.training.labels.rows import Row, read_rows
 from appliance.stages.training.labels.samples import choose
@@ -40,6 +40,7 @@ class Request:
     created: float
     cap: int
     folder: Path
+    held_out_name: str | None = None
 
     @property
     def masked(self) -> bool:
@@ -101,7 +102,7 @@ def _refuse(request: Request, counts: Counts, given: Counts | None) -> None:
 
     problems = [*blocking_problems(labelled(request.name, counts))]
     if given:
-        problems += blocking_problems(labelled(f"the held-out file of {request.name}", given))
+        problems += blocking_problems(labelled(request.held_out_name or request.name, given))
     if problems:
         raise InputError(problems)
 
@@ -175,5 +176,6 @@ def _facts(request: Request, kit: Kit, counts: Counts, given: Counts | None, div
         "chat_template": kit.template.source if kit.template else "",
         "answer_tokens_p95": percentile(np.asarray(counts.answers), 95) if request.masked else None,
         "type": "conversational" if request.conversational else "text",
-        "notes": list(notes(counts, kit.template, kit.habits)),
+        "warnings": [warning.as_json() for warning in warnings(request.name, counts)],
+        "notes": list(notes(kit.template, kit.habits)),
     }

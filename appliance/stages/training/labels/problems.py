@@ -44,6 +44,28 @@ def blocking_problems(labelled: Labelled) -> Iterator[Problem]:
         yield from _unbalanced(labelled)
 
 
+def warnings(name: str, counts: Counts) -> Iterator[Problem]:
+    """What happened to rows that nobody asked for, and that training can live with."""
+    if counts.control_tokens:
+        yield Problem(
+            code="control_tokens_as_text",
+            message=f"{counts.rows_with_control_tokens} rows, the first of them row {counts.first_with_control_tokens}"
+            f", spell out control tokens of the base model, {counts.control_tokens} in all; they are read as plain text",
+            reason=Reason.LABELS,
+            file=name,
+            line=counts.first_with_control_tokens,
+            count=counts.rows_with_control_tokens,
+        )
+    if counts.thoughts_left_out:
+        yield Problem(
+            code="thoughts_left_out",
+            message=f"the chat template leaves out the thoughts of the last answer in {counts.thoughts_left_out} rows",
+            reason=Reason.LABELS,
+            file=name,
+            count=counts.thoughts_left_out,
+        )
+
+
 def no_stop_token() -> Problem:
     """The template ends turns with nothing that generation could stop at."""
     return Problem(

@@ -70,15 +70,8 @@ def labels_json(
     }
 
 
-def notes(counts: Counts, template: ChatTemplate | None, habits: Habits | None) -> Iterator[str]:
-    """What happened to the rows that nobody asked for, in sentences."""
-    if counts.control_tokens:
-        yield (
-            f"{counts.rows_with_control_tokens} rows (the first is row {counts.first_with_control_tokens}) spell out "
-            f"control tokens of the base model, {counts.control_tokens} in all; they are read as plain text"
-        )
-    if counts.thoughts_left_out:
-        yield f"the chat template leaves out the thoughts of the last answer in {counts.thoughts_left_out} rows"
+def notes(template: ChatTemplate | None, habits: Habits | None) -> Iterator[str]:
+    """What the chat template does to every row that nobody asked for, in sentences."""
     if template and template.frozen_date:
         yield f"the chat template stamps the date; it is {template.frozen_date}, the day of the job, in every row"
     if habits and _has_words(habits.adds):

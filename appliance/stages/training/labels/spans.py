@@ -80,18 +80,21 @@ class SpanFinder:
     def _marked_turn(self, text: str, messages: Messages, index: int, ends: Ends, tools: Tools) -> Turn:
         if messages[index].get("tool_calls") and call_mark(index) not in ends:
             raise Unproven("the template leaves out tool calls")
-        before = end_of(ends, index - 1) if index else None
-        if before is not None:
-            start = self._depart(text, before, self._tail(messages, index, tools))
-        elif index == 0:
-            start = self._after_first_prompt(text)
-        else:
-            raise Unproven("nothing shows where the message before the turn ends")
+        start = self._start(text, messages, index, ends, tools)
         end = self._stop_after(text, end_of(ends, index) or start)
         next_words = min((places[0] for number, places in ends.items() if number > call_mark(index)), default=end)
         if not start < end <= next_words:
             raise Unproven("the turn has no stop token")
         return Turn(index, start, end)
+
+    def _start(self, text: str, messages: Messages, index: int, ends: Ends, tools: Tools) -> int:
+        if index == 0:
+            return self._after_first_prompt(text)
+        before = end_of(ends, index - 1)
+        if before is None:
+            # A message without words has no mark; the whole prompt shows where it ends.
+            return self._depart(text, 0, self._template.render(messages[:index], tools, prompt=True))
+        return self._depart(text, before, self._tail(messages, index, tools))
 
     def _tail(self, messages: Messages, index: int, tools: Tools) -> str:
         """What follows the message before `index` when the model is asked to answer."""

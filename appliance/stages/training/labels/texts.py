@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tokenizers import Encoding
 
@@ -48,7 +49,7 @@ class TextLabeller:
 
 
 def pieces(ids: "array[int]", at_most: int) -> Iterator["array[int]"]:
-    """The tokens in pieces of nearly equal length: a last piece of one token would train nothing."""
+    """The tokens in pieces of equal length, give or take one: a last piece of one token would train nothing."""
     count = max(1, -(-len(ids) // at_most))
-    size = max(1, -(-len(ids) // count))
-    return (ids[start : start + size] for start in range(0, len(ids), size))
+    bounds = [number * len(ids) // count for number in range(count + 1)]
+    return (ids[start:end] for start, end in pairwise(bounds))
