@@ -1,34 +1,51 @@
 """`report.html`: everything worth knowing about one job on one self-contained page, the verdict first. Pure."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Any
+from typing import Any, Final
 
-from appliance.job import Job
+from markupsafe import Markup
+
+from appliance.job import Job, Verdict
 from appliance.pages import render
+from appliance.usage import load_with_peft
+from appliance.wording import VERDICTS, clip, duration, loss, plural, rate, sentence, size, visible_block
 
 # A JSON object as a stage left it.
 Facts = Mapping[str, Any]
 
+LONGEST_EXAMPLE: Final = 6_000
+LONGEST_ANSWER: Final = 4_000
+_EXAMPLE_HEADING: Final = re.compile(r"^──── row (\d+): (\d+) tokens, (\d+) trained ────$", re.MULTILINE)
+_DROPPED: Final = {
+    "over_long": "longer than the max sequence length",
+    "nothing_trained": "without an answer to train on",
+    "leaked": "the same as a held-out row",
+}
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing inside the page: `svg` is the mark-up we drew ourselves, `summary` says the same in words."""
+    """A drawing inside the page, as mark-up we made ourselves; `summary` says the same in words.
+
+    `svg` is drawn for a phone or a column; `wide`, where there is one, takes its place on a wide screen.
+    """
 
     title: str
     summary: str
     svg: str
+    wide: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """One finished job, or a dry run: then there is neither `train` nor `evaluation`, and there are no figures.
 
-    `labels`, `plan`, `check`, `fetch`, `train` and `evaluation` are the objects of the files of that name (`eval.json`
-    for the last); `samples` those of verify/samples.jsonl, `evals` the `eval` events of train/progress.jsonl. `figures`
-    come from plots.training_figures. Without a
-    `zone`, times are the machine's own.
+    `check`, `fetch`, `prepare` and `train` are those stages' results; `labels`, `plan` and `evaluation` the objects of
+    `labels.json`, `plan.json` and `eval.json`; `samples` those of verify/samples.jsonl; `evals` the `eval` events of
+    train/progress.jsonl. `figures` come from plots.training_figures. Without a `zone`, times are the machine's own.
     """
 
     job: Job
@@ -39,6 +56,7 @@ class Report:
     plan: Facts
     check: Facts | None = None
     fetch: Facts | None = None
+    prepare: Facts | None = None
     train: Facts | None = None
     evaluation: Facts | None = None
     samples: Sequence[Facts] = ()
@@ -48,6 +66,183 @@ class Report:
     zone: tzinfo | None = None
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: what it is about, and a text for every column."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as the model saw it, what was trained marked."""
+
+    row: str
+    tokens: str
+    trained: str
+    text: Markup
+    cut: bool
+
+
 def render_report(report: Report) -> str:
     """The text of `report.html`."""
-    return render("report.html.j2", {"report": report})
+    return render(
+        "report.html.j2",
+        {
+            "report": report,
+            "verdict": report.evaluation and report.evaluation["verdict"],
+            "headline": _headline(report),
+            "lead": _lead(report),
+            "comparison": list(_comparison(report.evaluation)) if report.evaluation else [],
+            "notes": list(dict.fromkeys(_notes(report))),
+            "dataset": list(_dataset(report)),
+            "examples": list(_examples(report.labels_text)),
+            "bill": list(_bill(report.plan)),
+            "reality": list(_reality(report.plan, report.train)),
+            "origin": list(_origin(report)),
+            "code": _code(report),
+            "longest": LONGEST_ANSWER,
+        },
+    )
+
+
+def _headline(report: Report) -> str:
+    if report.evaluation:
+        verdict = Verdict(report.evaluation["verdict"])
+        return f"{verdict.replace('_', ' ').capitalize()}: {VERDICTS[verdict]}"
+    return "Checked: this job can be trained" if report.plan["fits"] else "Checked: this job would not fit"
+
+
+def _lead(report: Report) -> list[str]:
+    """What the headline rests on."""
+    if report.evaluation:
+        return [sentence(reason) for reason in report.evaluation["reasons"]]
+    plan = report.plan
+    needs = f"It needs {size(plan['memory']['total_bytes'])} of memory"
+    if not plan.get("total_steps"):
+        return [f"{needs}. Nothing was trained."]
+    steps, seconds = plural(plan["total_steps"], "step"), plan.get("seconds_estimate")
+    takes = f" and about {duration(seconds)}" if seconds else ""
+    return [f"{needs}{takes}, for {steps}. Nothing was trained."]
+
+
+def _comparison(evaluation: Facts) -> Iterator[Row]:
+    """Base beside tuned, for everything that was measured of both."""
+    base, tuned = evaluation["base_loss"], evaluation["tuned_loss"]
+    if base is not None:
+        rows, tokens = plural(evaluation["held_out_rows"], "row"), plural(evaluation["held_out_tokens"], "token")
+        low, high = evaluation["interval"]
+        change = f"{_signed(evaluation['difference'])} ({_signed(low)} to {_signed(high)})"
+        yield Row(f"Loss on your held-out rows ({rows}, {tokens})", (loss(base), loss(tuned), change))
+    base, tuned = evaluation["general_base_loss"], evaluation["general_tuned_loss"]
+    if base is not None:
+        yield Row("Loss on a general English text", (loss(base), loss(tuned), _signed(tuned - base)))
+    base, tuned = evaluation["stop_rate_base"], evaluation["stop_rate_tuned"]
+    if tuned is not None:
+        change = f"{_signed(100 * (tuned - base), 0)} points"
+        yield Row("Sampled answers that come to an end", (f"{base:.0%}", f"{tuned:.0%}", change))
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    """With its sign, and a minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _notes(report: Report) -> Iterator[str]:
+    """What the stages want a person to know, the gravest first."""
+    yield from (report.evaluation or {}).get("warnings", ())
+    for stage in (report.check, report.prepare):
+        for problem in (stage or {}).get("warnings", ()):
+            place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key) is not None)
+            yield f"{place}: {problem['message']}" if place else problem["message"]
+    yield from (report.check or {}).get("notes", ())
+    yield from report.plan.get("notes", ())
+
+
+def _dataset(report: Report) -> Iterator[Row]:
+    labels = report.labels
+    yield Row("Rows in the dataset", (f"{labels['rows_in']:,}",))
+    yield Row("kept", (f"{labels['rows_kept']:,}",))
+    for reason, count in labels["rows_dropped"].items():
+        yield Row(f"dropped: {_DROPPED.get(reason, reason.replace('_', ' '))}", (f"{count:,}",))
+    yield Row("held out, never trained on", (f"{labels['rows_held_out']:,}",))
+    yield Row("cut to the max sequence length", (f"{labels['rows_truncated']:,}",))
+    yield Row("that occur more than once", (f"{labels['duplicate_rows']:,}",))
+    total, trained = labels["tokens_total"], labels["tokens_trained"]
+    yield Row("Tokens", (f"{total:,}",))
+    yield Row("trained on", (f"{trained:,} ({trained / total:.0%})" if total else "0",))
+    yield Row("Tokens in a row: median", (f"{labels['tokens_p50']:,}",))
+    yield Row("95 % have at most", (f"{labels['tokens_p95']:,}",))
+    yield Row("longest", (f"{labels['tokens_max']:,}",))
+
+
+def _examples(labels_text: str) -> Iterator[Example]:
+    """The rows of `labels.txt`."""
+    _, *parts = _EXAMPLE_HEADING.split(labels_text)
+    for row, tokens, trained, text in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True):
+        yield Example(row, tokens, trained, _marked(clip(text.strip(), LONGEST_EXAMPLE)), len(text) > LONGEST_EXAMPLE)
+
+
+def _marked(text: str) -> Markup:
+    """The text with `<mark>` for the brackets that `labels.txt` has around what is trained."""
+    pieces, trained = [], False
+    for piece in re.split("([⟦⟧])", visible_block(text)):
+        if piece == ("⟧" if trained else "⟦"):
+            trained = not trained
+        elif piece:
+            pieces.append(Markup("<mark>{}</mark>" if trained else "{}").format(piece))
+    return Markup("").join(pieces)
+
+
+def _bill(plan: Facts) -> Iterator[Row]:
+    """The memory that the plan counted with, line by line."""
+    memory = plan["memory"]
+    names = {
+        "weights_bytes": "Base model",
+        "adapter_bytes": "Adapter and its gradients",
+        "optimizer_bytes": "Optimizer",
+        "activations_bytes": "Activations",
+        "logits_bytes": "Logits",
+        "overhead_bytes": "Everything else",
+        "total_bytes": "Sum",
+    }
+    for key, name in names.items():
+        yield Row(name, (size(memory[key]),))
+
+
+def _reality(plan: Facts, train: Facts | None) -> Iterator[Row]:
+    """What the plan said, and what came of it."""
+    took = train or {}
+    steps, seconds = plan.get("total_steps"), plan.get("seconds_estimate")
+    yield Row("Steps", (_or_dash(steps, "{:,}".format), _or_dash(took.get("steps"), "{:,}".format)))
+    yield Row("Time of all steps", (_or_dash(seconds, duration), _or_dash(took.get("seconds"), duration)))
+    speed = plan["tokens_per_second_estimate"]
+    yield Row("Tokens per second", (rate(speed), rate(took.get("tokens_per_second"))))
+    peak = took.get("peak_cuda_reserved_bytes") or took.get("peak_memory_bytes")
+    yield Row("Memory at its peak", (size(plan["memory"]["total_bytes"]), _or_dash(peak, size)))
+
+
+def _or_dash(value: Any, say: Any) -> str:  # noqa: ANN401
+    return "–" if value is None else say(value)
+
+
+def _origin(report: Report) -> Iterator[Row]:
+    """Where everything comes from: names, commits and hashes."""
+    if fetch := report.fetch:
+        yield Row("Base model asked for", (fetch["base_model"],))
+        yield Row("Base model loaded", (fetch["base_model_loaded"],))
+        yield Row("Commit", (fetch["base_model_commit"] or "none: it was a directory on this machine",))
+    if report.check:
+        yield Row("Dataset", (report.check["dataset"],))
+        yield Row("SHA-256 of the dataset", (report.check["dataset_sha256"],))
+    if adapter := (report.train or {}).get("adapter"):
+        yield Row("SHA-256 of the adapter", (adapter["adapter_model.safetensors"]["sha256"],))
+
+
+def _code(report: Report) -> str | None:
+    """How the adapter is loaded; None where there is none."""
+    if not (report.train and report.fetch):
+        return None
+    base, commit = report.fetch["base_model_loaded"], report.fetch["base_model_commit"]
+    return load_with_peft(base, commit=commit, in_4bit=bool(report.train["quantization"]))

@@ -1,0 +1,76 @@
+"""How to use a published adapter, as lines to copy. Pure."""
+
+from typing import Final
+
+DEMO: Final = "demo"
+
+
+def load_with_peft(base_model: str, *, commit: str | None, in_4bit: bool, adapter: str = "adapter") -> str:
+    """Python that loads base and adapter with plain PEFT, in the precision they were trained and compared in."""
+    quantization = (
+        [
+            "quantization = BitsAndBytesConfig(",
+            "    load_in_4bit=True,",
+            '    bnb_4bit_quant_type="nf4",',
+            "    bnb_4bit_use_double_quant=True,",
+            "    bnb_4bit_compute_dtype=torch.bfloat16,",
+            ")",
+        ]
+        if in_4bit
+        else []
+    )
+    arguments = ["base_model", "dtype=torch.bfloat16"]
+    arguments += [f'revision="{commit}"'] if commit else []
+    arguments += ["quantization_config=quantization"] if in_4bit else []
+    names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if in_4bit else [])]
+    return "\n".join(
+        [
+            *(["from importlib.resources import files", ""] if base_model == DEMO else []),
+            "import torch",
+            "from peft import PeftModel",
+            f"from transformers import {', '.join(names)}",
+            "",
+            f"base_model = {_demo_folder() if base_model == DEMO else _quoted(base_model)}",
+            *quantization,
+            f"base = AutoModelForCausalLM.from_pretrained({', '.join(arguments)})",
+            f"model = PeftModel.from_pretrained(base, {_quoted(adapter)})",
+            f"tokenizer = AutoTokenizer.from_pretrained({_quoted(adapter)})",
+        ]
+    )
+
+
+def load_with_unsloth(*, in_4bit: bool, max_seq_length: int, adapter: str = "adapter") -> str:
+    """Python that loads base and adapter with Unsloth, which finds the base in the adapter's own configuration."""
+    return "\n".join(
+        [
+            "from unsloth import FastLanguageModel",
+            "",
+            "model, tokenizer = FastLanguageModel.from_pretrained(",
+            f"    {_quoted(adapter)}, max_seq_length={max_seq_length}, load_in_4bit={in_4bit}",
+            ")",
+            "FastLanguageModel.for_inference(model)",
+        ]
+    )
+
+
+def serve_with_vllm(base_model: str, *, commit: str | None, name: str, rank: int, adapter: str = "adapter") -> str:
+    """The command that serves base and adapter side by side with vLLM; `name` is what requests ask for."""
+    pieces = [f"vllm serve {base_model}", *([f"--revision {commit}"] if commit else []), "--enable-lora"]
+    pieces += [f"--lora-modules {name}={adapter}", f"--max-lora-rank {vllm_rank(rank)}"]
+    return " \\\n    ".join(pieces)
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest `--max-lora-rank` that vLLM knows and that holds `rank`."""
+    return next((known for known in _VLLM_RANKS if known >= rank), rank)
+
+
+_VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def _demo_folder() -> str:
+    return 'str(files("appliance") / "demo" / "model")'
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
