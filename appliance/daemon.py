@@ -7,8 +7,8 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from appliance import outbox
-from appliance.crew import Crew, Running, Start
-from appliance.drops import Drop, Rules
+from appliance.crew import Crew, Start
+from appliance.drops import Rules
 from appliance.errors import ApplianceError
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
@@ -27,12 +27,12 @@ from appliance.job import ENDED, Outcome, Stage, Waiting, outbox_name
 from appliance.lock import InstanceLock
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
-from appliance.progress import Progress
 from appliance.read_me_first import read_me_first
 from appliance.reception import Reception
 from appliance.settings import Settings
 from appliance.status_files import StatusFiles
 from appliance.store import Request, Store
+from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake
 
 logger = logging.getLogger(__name__)
@@ -40,34 +40,12 @@ logger = logging.getLogger(__name__)
 DATABASE: Final = "appliance.sqlite"
 TURN_SECONDS: Final = 0.25
 GB: Final = 10**9
-# How long the metrics of a job stay after its end: long enough for any scrape interval.
-KEEP_SERIES_SECONDS: Final = 15 * 60
 
 
 class InboxTakenError(ApplianceError):
     """Another installation serves this inbox."""
 
     exit_code = 3
-
-
-@dataclass(frozen=True)
-class View:
-    """What readers in other threads may know of the loop: replaced as a whole at every turn."""
-
-    time: float
-    monotonic: float
-    ready: bool
-    availability: Availability
-    drops: tuple[Drop, ...]
-    running: tuple[Running, ...]
-    trained: Mapping[int, Progress]
-    last_scan: float | None
-    paused: bool
-    trouble: str | None = None
-
-    def wall(self, monotonic: float) -> float:
-        """A moment of the monotonic clock as Unix seconds."""
-        return self.time - (self.monotonic - monotonic)
 
 
 def open_store(settings: Settings) -> Store:
@@ -108,7 +86,7 @@ class Appliance:
         self._boot_id = boot_id()
         self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id)
         self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
-        self.status = StatusFiles(self.places.outbox, self.store)
+        self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store)
         self.view = View(
             time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
         )

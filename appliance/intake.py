@@ -50,7 +50,7 @@ def record(copied: Copied, *, inbox: Inbox, store: Store, places: Places, now: f
     recipes: list[DroppedFile | None] = [file for file in copied.files if file.role is Role.RECIPE]
     number = next_number(store, places)
     staged = [
-        _stage(copied, recipe, number + index, store=store, recipes_folder=places.recipes, now=now)
+        _stage(copied, recipe, _Birth(number + index, now, inbox.installation), store=store, recipes=places.recipes)
         for index, recipe in enumerate(recipes or [None])
     ]
     for one in staged:
@@ -118,32 +118,40 @@ def _still_there(inbox: Inbox, file: DroppedFile) -> bool:
 
 
 @dataclass(frozen=True)
+class _Birth:
+    """What a job is given when it is made, whatever was dropped."""
+
+    number: int
+    time: float
+    installation: str
+
+
+@dataclass(frozen=True)
 class _Staged:
     job: Job
     path: Path
     identity: str
 
 
-def _stage(
-    copied: Copied, recipe: DroppedFile | None, number: int, *, store: Store, recipes_folder: Path, now: float
-) -> _Staged:
+def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: Store, recipes: Path) -> _Staged:
     """A complete job directory, still beside its final place."""
     drop = copied.drop
     files = tuple(file for file in copied.files if file.role is not Role.RECIPE or file is recipe)
     path = _with_files(copied.staging, files)
     job_dir = JobDir(path)
     library = drop.library_recipe or ("default" if recipe is None else None)
-    problems = copied.problems + _copy_library_recipe(job_dir, library, recipes_folder)
+    problems = copied.problems + _copy_library_recipe(job_dir, library, recipes)
     identity = _identity(job_dir, files, library, dry_run=drop.dry_run)
     problems += _duplicate(store, identity, files)
     name = _job_name(copied, recipe)
     job = Job(
-        number=number,
-        id=job_id(number, name),
+        number=birth.number,
+        id=job_id(birth.number, name),
         uuid=str(uuid.uuid4()),
         name=printable(name),
         state=JobState.QUEUED,
-        created=now,
+        created=birth.time,
+        installation=birth.installation,
         files=files,
         dry_run=drop.dry_run,
         library_recipe=library,

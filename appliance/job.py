@@ -160,6 +160,7 @@ class Job:
     message: str = ""
     cancel_requested: bool = False
     not_before: float = 0.0
+    installation: str = ""
 
 
 NEXT: Final[Mapping[JobState, frozenset[JobState]]] = {

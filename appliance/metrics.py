@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 
 from appliance import __version__
 from appliance.crew import CHECKPOINT_BUCKETS, STEP_BUCKETS
-from appliance.daemon import KEEP_SERIES_SECONDS, View
 from appliance.drops import DropState
 from appliance.errors import Reason
 from appliance.inbox import Availability
@@ -28,6 +27,7 @@ from appliance.job import ENDED, FailureClass, Job, JobState, Stage, Verdict, Wa
 from appliance.pipeline import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.progress import Progress
 from appliance.store import Store
+from appliance.view import KEEP_SERIES_SECONDS, View
 
 PREFIX: Final = "appliance_"
 PENDING: Final = (DropState.SETTLING, DropState.AWAITING_PAIR, DropState.CHECKING)

@@ -151,3 +151,13 @@ def last_of_each_step(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, 
     """The step events without those that a resume repeated, in order of the step."""
     by_step = {event["step"]: event for event in events if event["event"] == "step"}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def how_far(progress: Progress) -> str:
+    """How far a stage has come, as a phrase: `step 3 of 60`, `1,200 of 7,473 rows`; empty when it has not said."""
+    if progress.total_steps:
+        return f"step {progress.step} of {progress.total_steps}"
+    if progress.done is None:
+        return ""
+    of = f" of {progress.total:,.0f}" if progress.total else ""
+    return f"{progress.done:,.0f}{of} {progress.unit}"

@@ -15,6 +15,7 @@ from appliance.wording import STAGES, clip, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
 _LONGEST_FINDING: Final = 300
+_ACRONYMS: Final = frozenset({"bom", "html", "json", "lora", "nul", "utf8", "yaml"})
 _TRACEBACK: Final = "Traceback (most recent call last)"
 
 
@@ -98,12 +99,12 @@ def problem_groups(problems: Sequence[Problem], *, shown: int = SHOWN_OF_A_KIND)
 
 
 def _kind(code: str) -> str:
-    words = code.replace("_", " ").strip()
+    words = " ".join(word.upper() if word in _ACRONYMS else word for word in code.split("_"))
     return words[:1].upper() + words[1:]
 
 
 def _headline(why: Why) -> str:
-    return f"{why.job_id} was {why.outcome}"
+    return f"{why.job_id} failed" if why.outcome is Outcome.FAILED else f"{why.job_id} was {why.outcome}"
 
 
 def _what_happened(why: Why) -> str:
@@ -177,8 +178,10 @@ def _beside(why: Why) -> Iterator[tuple[str, str]]:
 
 
 def _markdown_problems(why: Why) -> Iterator[str]:
+    if why.problems:
+        yield "## What was found"
     for group in problem_groups(why.problems):
-        yield f"## {md.plain(group.kind)} ({group.total:,})"
+        yield f"### {md.plain(group.kind)} ({group.total:,})"
         yield "\n".join(_markdown_problem(problem) for problem in group.shown)
         if group.more:
             yield f"… and {group.more:,} more of this kind. All of them stand in `problems.json`."

@@ -27,10 +27,11 @@ STAGES: Final[Mapping[Stage, str]] = {
 
 
 def sentence(text: str) -> str:
-    """The text with a capital at its start and a full stop at its end."""
+    """The text with a full stop at its end, and a capital at its start unless that is a name like `lora.r`."""
     text = text.strip()
-    stop = "" if text.endswith((".", "!", "?", ":")) else "."
-    return text[:1].upper() + text[1:] + stop if text else ""
+    if text.partition(" ")[0].isalpha():
+        text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?", ":")) else f"{text}."
 
 
 def plural(number: int, noun: str, nouns: str | None = None) -> str:

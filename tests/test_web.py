@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.daemon import View
 from appliance.drops import Drop, DropState
 from appliance.inbox import Availability
 from appliance.job import Job, JobState, move
 from appliance.metrics import make_registry
 from appliance.progress import Progress
 from appliance.store import Store
+from appliance.view import View
 from appliance.web.app import allowed_hosts, host_name, make_app
 from appliance.web.server import ListenError, WebServer, split_address
 

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from appliance.job import Job, Stage
 from appliance.progress import Progress as StageProgress
-from appliance.progress import fold, parse_lines
+from appliance.progress import fold, how_far, parse_lines
+from appliance.wording import duration, rate
 
 
 class Follower:
@@ -47,7 +48,7 @@ class Follower:
         if self._task is not None and self._stage is not None:
             progress = read_progress(self._jobs / job.id / self._stage)
             fraction = progress.fraction
-            self._bar.update(self._task, completed=100 * (fraction or 0.0), how_far=how_far(progress))
+            self._bar.update(self._task, completed=100 * (fraction or 0.0), how_far=how_it_goes(progress))
 
     def _begin(self, stage: Stage) -> None:
         if self._task is not None:
@@ -71,23 +72,11 @@ def read_progress(folder: Path) -> StageProgress:
     return progress
 
 
-def how_far(progress: StageProgress) -> str:
-    """How far a stage has come, in a few words."""
-    if progress.total_steps:
-        parts = [f"step {progress.step} of {progress.total_steps}"]
-        if progress.tokens_per_second:
-            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-        if progress.seconds_left is not None:
-            parts.append(f"about {_duration(progress.seconds_left)} left")
-        return ", ".join(parts)
-    if progress.done is not None:
-        of = f" of {progress.total:,.0f}" if progress.total else ""
-        return f"{progress.done:,.0f}{of} {progress.unit}"
-    return ""
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+def how_it_goes(progress: StageProgress) -> str:
+    """How far a stage has come, how fast it is and when it is done, in one line."""
+    words = [how_far(progress)]
+    if progress.tokens_per_second is not None:
+        words.append(f"{rate(progress.tokens_per_second)} tokens/s")
+    if progress.seconds_left is not None:
+        words.append(f"about {duration(progress.seconds_left)} left")
+    return ", ".join(word for word in words if word)

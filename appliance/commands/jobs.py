@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from appliance.commands.follow import how_far, read_progress
+from appliance.commands.follow import how_it_goes, read_progress
 from appliance.commands.state import find_job, open_state
 from appliance.daemon import database_jobs_folder
 from appliance.job import Job, JobState
@@ -77,7 +77,7 @@ def _facts(job: Job, settings: Settings) -> dict[str, Any]:
 
 def _row(job: Job, settings: Settings) -> tuple[str, ...]:
     state = f"[{COLOURS.get(job.state, 'default')}]{_state(job)}[/]"
-    far = how_far(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
+    far = how_it_goes(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
     return (escape(job.id), state, escape(job.base_model or ""), far, _when(job.created), escape(_message(job)))
 
 
@@ -88,7 +88,7 @@ def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
         ("files", ", ".join(f"{file.name} ({file.bytes:,} bytes)" for file in job.files)),
         ("verdict", job.verdict or ""),
         ("message", _message(job)),
-        ("progress", how_far(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
+        ("progress", how_it_goes(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
         ("result", str(result) if result else ""),
     ]
     return [(label, value) for label, value in lines if value]

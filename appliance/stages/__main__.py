@@ -51,7 +51,9 @@ def run(stage: Stage, job: JobDir, settings: Settings) -> int:
         traceback.print_exc()
         if error.errno in (28, 122):
             where = f" while writing {error.filename}" if error.filename else ""
-            job.write_failure(stage, {"failure": FailureClass.DISK_FULL, "message": f"the disk is full{where}", "hint": None})
+            job.write_failure(
+                stage, {"failure": FailureClass.DISK_FULL, "message": f"the disk is full{where}", "hint": None}
+            )
         return 1
     job.write_result(stage, result)
     return 0

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from appliance.daemon import View
+from appliance.view import View
 
 # A loop that has not turned for this long is stuck.
 STUCK_SECONDS = 60.0

@@ -1,0 +1,234 @@
+"""What a result in the outbox holds, for each way that a job can end."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from appliance import __version__
+from appliance.errors import Problem
+from appliance.files import write_json, write_whole
+from appliance.job import FailureClass, Job, Outcome, Stage
+from appliance.job_dir import JobDir
+from appliance.model_card import Card, model_card
+from appliance.plots import loss_png, training_figures
+from appliance.progress import last_of_each_step, parse_lines
+from appliance.recipe import Recipe
+from appliance.report import Report, render_report
+from appliance.stages.training.checkpoints import assemble_adapter, newest_good_checkpoint
+from appliance.why import Why, why_html, why_markdown
+
+LOG_LINES: Final = 400
+# Copied as the stages left them: the result's name, and where it lies in the job directory.
+OF_PREPARE: Final = {
+    "labels.json": "prepare/labels.json",
+    "labels.txt": "prepare/labels.txt",
+    "plan.json": "prepare/plan.json",
+}
+OF_VERIFY: Final = {"eval.json": "verify/eval.json", "samples.jsonl": "verify/samples.jsonl"}
+OF_CHECK: Final = {"recipe.yaml": "check/recipe.yaml"}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A job that is about to end, and what is known of how."""
+
+    job: Job
+    dir: JobDir
+    outcome: Outcome
+    facts: Mapping[str, Any]
+    finished: float
+    with_dataset: bool
+
+    def json(self, path: str) -> Any:  # noqa: ANN401
+        """A JSON file of the job directory, or None when no stage got as far as writing it."""
+        try:
+            return json.loads((self.dir.path / path).read_text())
+        except FileNotFoundError:
+            return None
+
+    def text(self, path: str) -> str:
+        try:
+            return (self.dir.path / path).read_text()
+        except FileNotFoundError:
+            return ""
+
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that the training reported."""
+        return parse_lines(self.text("train/progress.jsonl"))
+
+
+def fill(staging: Path, ending: Ending) -> None:
+    """Write the files of a result into an empty directory."""
+    match ending.outcome:
+        case Outcome.SUCCEEDED:
+            _fill_success(staging, ending)
+        case Outcome.CHECKED:
+            _fill_dry_run(staging, ending)
+        case _:
+            _fill_refusal(staging, ending)
+    if ending.with_dataset or ending.outcome is not Outcome.SUCCEEDED:
+        _return_dropped(staging, ending)
+
+
+def manifest_facts(ending: Ending) -> dict[str, Any]:
+    """The fields of `manifest.json` besides the files."""
+    job = ending.job
+    check, fetch = ending.json("check/result.json") or {}, ending.json("fetch/result.json") or {}
+    train = ending.json("train/result.json") or {}
+    return {
+        "job": job.id,
+        "job_uuid": job.uuid,
+        "installation": job.installation,
+        "outcome": ending.outcome,
+        "base_model": check.get("base_model"),
+        "base_model_loaded": fetch.get("base_model_loaded"),
+        "base_model_commit": fetch.get("base_model_commit"),
+        "dataset_sha256": check.get("dataset_sha256"),
+        "rows": check.get("rows"),
+        "dropped_by": sorted({file.owner for file in job.files if file.owner}),
+        "versions": versions(train),
+        "started": job.started,
+        "finished": ending.finished,
+        "tokens": train.get("content_tokens"),
+        "tokens_per_second": train.get("tokens_per_second"),
+        "attempts": sum(event["event"] == "start" for event in ending.events()),
+    }
+
+
+def versions(train: Mapping[str, Any]) -> dict[str, str]:
+    """The appliance's version and those of the libraries that trained."""
+    return {"appliance": __version__, **train.get("versions", {})}
+
+
+def _fill_success(staging: Path, ending: Ending) -> None:
+    _copy(staging, ending, OF_PREPARE | OF_VERIFY | OF_CHECK)
+    shutil.copytree(ending.dir.path / "train" / "adapter", staging / "adapter")
+    write_whole(staging / "adapter" / "README.md", model_card(_card(ending)))
+    job = ending.job
+    write_json(
+        staging / "adapter" / "appliance.json",
+        {"installation": job.installation, "job": job.id, "job_uuid": job.uuid, "appliance": __version__},
+    )
+    events = ending.events()
+    steps, evals = last_of_each_step(events), _last_of_each_eval(events)
+    write_whole(staging / "metrics.jsonl", "".join(json.dumps(event) + "\n" for event in _by_step(steps, evals)))
+    write_whole(staging / "loss.png", loss_png(steps, evals))
+    write_whole(staging / "report.html", render_report(_report(ending, steps, evals)))
+
+
+def _fill_dry_run(staging: Path, ending: Ending) -> None:
+    _copy(staging, ending, OF_PREPARE | OF_CHECK)
+    write_whole(staging / "report.html", render_report(_report(ending, [], [])))
+    warnings = [*(ending.json("check/result.json") or {}).get("warnings", [])]
+    warnings += (ending.json("prepare/result.json") or {}).get("warnings", [])
+    write_json(staging / "problems.json", warnings)
+
+
+def _fill_refusal(staging: Path, ending: Ending) -> None:
+    """Rejected, failed or cancelled: why, and what there is to save."""
+    stage = Stage(ending.facts["stage"]) if ending.facts["stage"] else None
+    problems = tuple(ending.dir.problems(stage)) if stage and ending.outcome is Outcome.REJECTED else ()
+    if ending.outcome is Outcome.REJECTED:
+        write_json(staging / "problems.json", [problem.as_json() for problem in problems])
+    has_log = ending.outcome is Outcome.FAILED and stage is not None and _save_log(staging, ending, stage)
+    why = _why(ending, stage, problems, has_adapter=_save_adapter(staging, ending), has_log=has_log)
+    write_whole(staging / "WHY.md", why_markdown(why))
+    write_whole(staging / "WHY.html", why_html(why))
+
+
+def _why(
+    ending: Ending, stage: Stage | None, problems: tuple[Problem, ...], *, has_adapter: bool, has_log: bool
+) -> Why:
+    facts = ending.facts
+    return Why(
+        job_id=ending.job.id,
+        name=ending.job.name,
+        outcome=ending.outcome,
+        finished=ending.finished,
+        stage=stage,
+        failure=FailureClass(facts["failure"]) if facts["failure"] else None,
+        message=facts["message"],
+        hint=facts["hint"],
+        problems=problems,
+        files=tuple(file.name for file in ending.job.files),
+        has_adapter=has_adapter,
+        log_tail=has_log,
+        attempts=ending.job.attempt,
+    )
+
+
+def _save_adapter(staging: Path, ending: Ending) -> bool:
+    """The adapter of the last good checkpoint, if the training got that far."""
+    checkpoint = newest_good_checkpoint(ending.dir.path / "train" / "checkpoints")
+    if checkpoint is None:
+        return False
+    assemble_adapter(checkpoint, ending.dir.path / "prepare" / "tokenizer", staging / "adapter")
+    return True
+
+
+def _save_log(staging: Path, ending: Ending, stage: Stage) -> bool:
+    lines = ending.text(f"{stage}/stage.log").splitlines(keepends=True)
+    if lines:
+        write_whole(staging / "worker.log", "".join(lines[-LOG_LINES:]))
+    return bool(lines)
+
+
+def _return_dropped(staging: Path, ending: Ending) -> None:
+    folder = staging / "dropped"
+    folder.mkdir()
+    for file in ending.job.files:
+        shutil.copyfile(ending.dir.path / file.path, folder / file.name)
+
+
+def _copy(staging: Path, ending: Ending, names: Mapping[str, str]) -> None:
+    for name, source in names.items():
+        shutil.copyfile(ending.dir.path / source, staging / name)
+
+
+def _card(ending: Ending) -> Card:
+    train = ending.json("train/result.json")
+    return Card(
+        name=ending.job.name,
+        recipe=Recipe.model_validate(ending.json("check/recipe.json")),
+        recipe_yaml=ending.text("check/recipe.yaml"),
+        check=ending.json("check/result.json"),
+        fetch=ending.json("fetch/result.json"),
+        labels=ending.json("prepare/labels.json"),
+        train=train,
+        evaluation=ending.json("verify/eval.json"),
+        versions=versions(train),
+    )
+
+
+def _report(ending: Ending, steps: list[Mapping[str, Any]], evals: list[Mapping[str, Any]]) -> Report:
+    train = ending.json("train/result.json")
+    samples = [json.loads(line) for line in ending.text("verify/samples.jsonl").split("\n") if line]
+    return Report(
+        job=ending.job,
+        finished=ending.finished,
+        recipe_yaml=ending.text("check/recipe.yaml"),
+        labels=ending.json("prepare/labels.json"),
+        labels_text=ending.text("prepare/labels.txt"),
+        plan=ending.json("prepare/plan.json"),
+        check=ending.json("check/result.json"),
+        fetch=ending.json("fetch/result.json"),
+        train=train,
+        evaluation=ending.json("verify/eval.json"),
+        samples=samples,
+        evals=evals,
+        figures=training_figures(steps, evals) if steps else (),
+        versions=versions(train or {}),
+    )
+
+
+def _last_of_each_eval(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    by_step = {event["step"]: event for event in events if event["event"] == "eval"}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _by_step(steps: list[Mapping[str, Any]], evals: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Step and held-out events together, each held-out event after its step."""
+    return sorted([*steps, *evals], key=lambda event: (event["step"], event["event"] != "step"))

@@ -1,0 +1,127 @@
+"""`STATUS.md` and `STATUS.html` in the outbox: the board for people who only have the folder."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from appliance.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
+from appliance.crew import Running
+from appliance.drops import Drop, DropState
+from appliance.files import write_whole
+from appliance.inbox import Availability
+from appliance.job import Job, Stage
+from appliance.job_dir import JobDir
+from appliance.names import printable
+from appliance.progress import how_far
+from appliance.store import Store
+from appliance.view import View
+
+logger = logging.getLogger(__name__)
+
+RESULTS_SHOWN = 20
+INBOX_SHOWN = 100
+# People look at it, programs have the API: a few seconds old is fresh enough, and spares the disk.
+EVERY_SECONDS = 2.0
+AT_LEAST_EVERY_SECONDS = 60.0
+
+
+class StatusFiles:
+    """Writes the board when it has changed, at most every two seconds, at least every minute."""
+
+    def __init__(self, outbox: Path, jobs: Path, store: Store) -> None:
+        self._outbox = outbox
+        self._jobs = jobs
+        self._store = store
+        self._looked = float("-inf")
+        self._written = float("-inf")
+        self._last: Board | None = None
+        self._troubled = False
+
+    def write(self, view: View, now: float) -> None:
+        """Bring the files up to date. `now` is monotonic; an outbox that cannot be written is logged once."""
+        if now - self._looked < EVERY_SECONDS:
+            return
+        self._looked = now
+        board = make_board(view, self._store, self._jobs)
+        if self._last is not None and _same(board, self._last) and now - self._written < AT_LEAST_EVERY_SECONDS:
+            return
+        try:
+            write_whole(self._outbox / "STATUS.md", status_markdown(board))
+            write_whole(self._outbox / "STATUS.html", status_html(board))
+        except OSError as error:
+            if not self._troubled:
+                logger.warning("STATUS.html cannot be written into the outbox: %s", error.strerror)
+            self._troubled = True
+            return
+        self._last, self._written, self._troubled = board, now, False
+
+
+def make_board(view: View, store: Store, jobs: Path) -> Board:
+    """The board as things stand: the loop's view, and what the database says of the rest."""
+    running = {entry.job.number: entry for entry in view.running}
+    waiting = [job for job in store.active_jobs() if job.number not in running]
+    ended = [job for job in store.recent_jobs(4 * RESULTS_SHOWN) if job.finished is not None][:RESULTS_SHOWN]
+    return Board(
+        updated=view.time,
+        running=tuple(_running_row(entry, view) for entry in running.values()),
+        queued=tuple(_queued_row(job, jobs) for job in waiting),
+        results=tuple(_result_row(job, jobs) for job in ended),
+        inbox=tuple(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
+        troubles=tuple(_troubles(view)),
+        paused=view.paused,
+    )
+
+
+def _same(one: Board, other: Board) -> bool:
+    """Whether two boards differ only in when they were made."""
+    return one == Board(**{**vars(other), "updated": one.updated})
+
+
+def _running_row(entry: Running, view: View) -> RunningRow:
+    progress = entry.progress
+    return RunningRow(
+        id=entry.job.id,
+        stage=entry.stage,
+        base_model=entry.job.base_model,
+        since=view.wall(entry.began),
+        fraction=progress.fraction,
+        how_far=how_far(progress),
+        tokens_per_second=progress.tokens_per_second,
+        loss=progress.loss,
+        seconds_left=progress.seconds_left,
+    )
+
+
+def _queued_row(job: Job, jobs: Path) -> QueuedRow:
+    ready = (jobs / job.id / Stage.PREPARE / "result.json").exists()
+    return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready)
+
+
+def _result_row(job: Job, jobs: Path) -> ResultRow:
+    if job.outcome is None or job.finished is None:
+        raise ValueError(f"job {job.id} has not ended")
+    verified: Mapping[str, float | None] = JobDir(jobs / job.id).result(Stage.VERIFY) or {}
+    return ResultRow(
+        id=job.id,
+        state=job.state,
+        outcome=job.outcome,
+        finished=job.finished,
+        verdict=job.verdict,
+        base_loss=verified.get("base_loss"),
+        tuned_loss=verified.get("tuned_loss"),
+        message=job.message,
+    )
+
+
+def _inbox_row(drop: Drop) -> InboxRow:
+    why = "is being copied" if drop.state is DropState.READY else drop.why
+    return InboxRow(printable(drop.name), drop.state, why)
+
+
+def _troubles(view: View) -> list[str]:
+    troubles = [view.trouble] if view.trouble else []
+    if view.availability is Availability.UNAVAILABLE:
+        troubles.append("the inbox cannot be read; nothing is lost, and it is tried again every few seconds")
+    if view.availability is Availability.FOREIGN:
+        troubles.append("another appliance serves this inbox; `appliance serve --take-over` makes it this one's again")
+    return troubles

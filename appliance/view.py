@@ -1,0 +1,33 @@
+"""How things stand in the loop, for readers in other threads: pages, metrics, the board."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.crew import Running
+from appliance.drops import Drop
+from appliance.inbox import Availability
+from appliance.progress import Progress
+
+# How long the metrics of a job stay after its end: long enough for any scrape interval.
+KEEP_SERIES_SECONDS: Final = 15 * 60
+
+
+@dataclass(frozen=True)
+class View:
+    """What readers in other threads may know of the loop: replaced as a whole at every turn."""
+
+    time: float
+    monotonic: float
+    ready: bool
+    availability: Availability
+    drops: tuple[Drop, ...]
+    running: tuple[Running, ...]
+    trained: Mapping[int, Progress]
+    last_scan: float | None
+    paused: bool
+    trouble: str | None = None
+
+    def wall(self, monotonic: float) -> float:
+        """A moment of the monotonic clock as Unix seconds."""
+        return self.time - (self.monotonic - monotonic)
