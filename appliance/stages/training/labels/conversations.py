@@ -62,11 +62,9 @@ class ConversationLabeller:
             yield Failure(number, "two_bos", f"{ids.count(self.bos_id)} tokens that begin a text")
             return
         try:
-            labels, answer_tokens = (ids[:], 0) if self.everything else self._labels(draft, encoding, ids)
+            yield self._example(draft, encoding, ids)
         except Unproven as error:
             yield Failure(number, "labels_unproven", str(error))
-            return
-        yield Example(number, draft.row.hash, ids, labels, answer_tokens, draft.control_tokens, draft.thoughts_left_out)
 
     def _render(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> Conversation:  # noqa: ANN401 - JSON
         if self.everything:
@@ -76,14 +74,16 @@ class ConversationLabeller:
     def _trained(self, conversation: Conversation, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int]]:
         return ((turn.start, turn.end) for turn in conversation.turns if messages[turn.index].get("weight", 1) != 0)
 
-    def _labels(self, draft: Draft, encoding: Encoding, ids: "array[int]") -> tuple["array[int]", int]:
-        labels = array("i", [NOT_TRAINED]) * len(ids)
-        length = 0
+    def _example(self, draft: Draft, encoding: Encoding, ids: "array[int]") -> Example:
+        labels = ids[:] if self.everything else array("i", [NOT_TRAINED]) * len(ids)
+        trained, until, answer_tokens = (len(ids), len(ids), 0) if self.everything else (0, 0, 0)
         for start, end in draft.turns:
             first, last = self._tokens(encoding, ids, start, end)
             labels[first : last + 1] = ids[first : last + 1]
-            length = last + 1 - first
-        return labels, length
+            until, answer_tokens = last + 1, last + 1 - first
+            trained += answer_tokens
+        row, counts = draft.row, (draft.control_tokens, draft.thoughts_left_out)
+        return Example(row.number, row.hash, ids, labels, trained, until, answer_tokens, *counts)
 
     def _tokens(self, encoding: Encoding, ids: "array[int]", start: int, end: int) -> tuple[int, int]:
         """The first and the last token of a turn. A token that only reaches into the turn belongs to it as well."""

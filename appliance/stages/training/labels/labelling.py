@@ -35,28 +35,27 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row, or a piece of one, as the model sees it. `answer_tokens` is the length of the last trained turn."""
+    """A row, or a piece of one, as the model sees it.
+
+    `trained` tokens have a label, the last of them just before `trained_until`; `answer_tokens` is the length of the
+    last trained turn.
+    """
 
     row: int
     hash: int
     ids: "array[int]"
     labels: "array[int]"
+    trained: int
+    trained_until: int
     answer_tokens: int = 0
     control_tokens: int = 0
     thoughts_left_out: bool = False
 
-    @property
-    def trained(self) -> int:
-        return len(self.labels) - self.labels.count(NOT_TRAINED)
-
-    @property
-    def trained_length(self) -> int:
-        """How many tokens it takes to have every trained one."""
-        return next((n for n in range(len(self.labels), 0, -1) if self.labels[n - 1] != NOT_TRAINED), 0)
-
     def cut(self, length: int) -> "Example":
         """Its first `length` tokens."""
-        return replace(self, ids=self.ids[:length], labels=self.labels[:length])
+        labels = self.labels[:length]
+        trained = length - labels.count(NOT_TRAINED)
+        return replace(self, ids=self.ids[:length], labels=labels, trained=trained, trained_until=length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def warnings(name: str, counts: Counts) -> Iterator[Problem]:
         yield Problem(
             code="control_tokens_as_text",
             message=f"{counts.rows_with_control_tokens} rows, the first of them row {counts.first_with_control_tokens}"
-            f", spell out control tokens of the base model, {counts.control_tokens} in all; they are read as plain text",
+            f", spell out control tokens of the base model, {counts.control_tokens} in all, read as plain text",
             reason=Reason.LABELS,
             file=name,
             line=counts.first_with_control_tokens,

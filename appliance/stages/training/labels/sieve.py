@@ -29,7 +29,7 @@ class Counts:
     rows_with_control_tokens: int = 0
     first_with_control_tokens: int | None = None
     thoughts_left_out: int = 0
-    stops_trained: int = 0
+    stops_trained: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     first_failure: dict[str, Failure] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Sieve:
 
     def _fit(self, example: Example) -> Example | None:
         """An example with more tokens than the cap: cut where that loses no trained token, or where it is allowed."""
-        if example.trained_length > self.cap:
+        if example.trained_until > self.cap:
             self._count_over_long(example)
             if self.policy != "truncate":
                 self.counts.dropped[OVER_LONG] += 1
@@ -100,7 +100,7 @@ class Sieve:
     def _count_kept(self, example: Example) -> None:
         counts = self.counts
         counts.thoughts_left_out += example.thoughts_left_out
-        counts.stops_trained += any(stop in example.labels for stop in self.stop_ids)
+        counts.stops_trained = counts.stops_trained or any(stop in example.labels for stop in self.stop_ids)
         counts.row_numbers.append(example.row)
         counts.hashes.append(example.hash)
         counts.lengths.append(len(example.ids))

@@ -44,7 +44,8 @@ class TextLabeller:
         spelled = draft.control_tokens
         for piece in pieces(ids, self.cap - (self.bos_id is not None)):
             whole = piece if self.bos_id is None else array("i", [self.bos_id]) + piece
-            yield Example(draft.row.number, draft.row.hash, whole, whole[:], control_tokens=spelled)
+            length = len(whole)
+            yield Example(draft.row.number, draft.row.hash, whole, whole[:], length, length, control_tokens=spelled)
             spelled = 0
 
 
