@@ -16,25 +16,29 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from appliance.report import Facts, Figure
 from appliance.wording import loss as loss_text
-from appliance.wording import plural, rate, size
+from appliance.wording import rate, sentence
 
 # The colours of page.css in the light. In the page they become its variables, which follow light and dark.
+PAPER: Final = "#ffffff"
 INK: Final = "#1b2127"
 MUTED: Final = "#55606b"
 LINE: Final = "#d8dee4"
 TRAIN: Final = "#1d5a9e"
 HELD: Final = "#b4510b"
-_VARIABLES: Final = {INK: "--ink", MUTED: "--muted", LINE: "--line", TRAIN: "--train", HELD: "--held"}
+_VARIABLES: Final = {PAPER: "--paper", INK: "--ink", MUTED: "--muted", LINE: "--line", TRAIN: "--train", HELD: "--held"}
 
 # Width and height in CSS pixels: across the page, and beside others or on a phone.
 WIDE: Final = (880, 330)
 NARROW: Final = (344, 240)
 PNG: Final = (900, 450)
+# One pixel is one point.
+DPI: Final = 72
 
 MOST_POINTS: Final = 600
 FEWEST_FOR_A_TREND: Final = 20
@@ -69,11 +73,11 @@ class Chart:
 
 def loss_png(steps: Sequence[Facts], evals: Sequence[Facts]) -> bytes:
     """A PNG of training and held-out loss by step, from the `step` and `eval` events of train/progress.jsonl."""
-    canvas = _draw(_loss_chart(_once(steps), _once(evals)), PNG)
-    canvas.set_facecolor("white")
+    canvas = _draw(_loss_chart(_once(steps), _once(evals)), PNG, margin=18)
+    canvas.set_facecolor(PAPER)
     FigureCanvasAgg(canvas)
     image = BytesIO()
-    canvas.savefig(image, format="png", dpi=2 * canvas.dpi, metadata={"Software": None})
+    canvas.savefig(image, format="png", dpi=2 * DPI, metadata={"Software": None})
     return image.getvalue()
 
 
@@ -120,9 +124,14 @@ def _speed_chart(steps: Sequence[Facts]) -> Chart:
 
 
 def _memory_chart(steps: Sequence[Facts]) -> Chart:
-    process = _series("process", TRAIN, [(event["step"], event.get("memory_bytes")) for event in steps])
-    gpu = _series("GPU, reserved", HELD, [(event["step"], event.get("cuda_reserved_bytes")) for event in steps])
-    return Chart("Memory", "bytes", tuple(line for line in (process, gpu) if line))
+    process = [(event["step"], _gigabytes(event.get("memory_bytes"))) for event in steps]
+    gpu = [(event["step"], _gigabytes(event.get("cuda_reserved_bytes"))) for event in steps]
+    lines = (_series("process", TRAIN, process), _series("GPU, reserved", HELD, gpu))
+    return Chart("Memory", "GB", tuple(line for line in lines if line))
+
+
+def _gigabytes(count: int | None) -> float | None:
+    return None if count is None else count / 1e9
 
 
 def _loss_summary(chart: Chart) -> str:
@@ -139,15 +148,18 @@ def _loss_summary(chart: Chart) -> str:
 
 
 def _summary(chart: Chart) -> str:
-    say = {"bytes": size, "tokens per second": rate}.get(chart.unit, "{:.3g}".format)
-    extremes = [
-        f"{line.label} between {say(line.values.min())} and {say(line.values.max())}" for line in chart.lines if line
+    """The range of every line."""
+    ranges = [
+        f"{line.label} between {rate(line.values.min())} and {rate(line.values.max())}" for line in chart.lines if line
     ]
-    return f"{chart.title} over {plural(len(chart.lines[0].steps), 'step')}: {'; '.join(extremes)}."
+    text = " and ".join(ranges)
+    return sentence(f"{text} {chart.unit}" if chart.unit not in text else text)
 
 
-def _draw(chart: Chart, pixels: tuple[int, int]) -> Canvas:
-    canvas = Canvas(figsize=(pixels[0] / 72, pixels[1] / 72), dpi=72, layout="constrained", facecolor="none")
+def _draw(chart: Chart, pixels: tuple[int, int], *, margin: float = 2) -> Canvas:
+    width, height = (length / DPI for length in pixels)
+    layout = ConstrainedLayoutEngine(w_pad=margin / DPI, h_pad=margin / DPI)
+    canvas = Canvas(figsize=(width, height), dpi=DPI, layout=layout, facecolor="none")
     axes: Axes = canvas.add_subplot(facecolor="none")
     for line in chart.lines:
         _draw_line(axes, line, trend=chart.trend)
@@ -170,7 +182,9 @@ def _draw_line(axes: Axes, line: Series, *, trend: bool) -> None:
 
 
 def _draw_held_out(axes: Axes, points: Series) -> None:
-    axes.plot(points.steps, points.values, "o-", color=HELD, markersize=5, linewidth=1.25, label=points.label)
+    axes.plot(
+        points.steps, points.values, "o-", color=HELD, markersize=5, linewidth=1.25, label=points.label, clip_on=False
+    )
     best = int(points.values.argmin())
     axes.plot(
         points.steps[best],
@@ -181,13 +195,16 @@ def _draw_held_out(axes: Axes, points: Series) -> None:
         fillstyle="none",
         markeredgewidth=1.5,
         linestyle="none",
+        clip_on=False,
         label=f"lowest: {loss_text(points.values[best])} at step {points.steps[best]:.0f}",
     )
 
 
 def _style(axes: Axes, chart: Chart) -> None:
     """Horizontal grid lines, the axis titles and nothing else."""
-    axes.set_title(f"{chart.title} ({chart.unit})" if chart.unit else chart.title, loc="left", fontsize=12, color=INK)
+    axes.set_title(
+        f"{chart.title} ({chart.unit})" if chart.unit else chart.title, loc="left", pad=10, fontsize=12, color=INK
+    )
     axes.set_xlabel("step", fontsize=12, color=MUTED)
     axes.tick_params(length=0, labelsize=12, labelcolor=MUTED, pad=6)
     axes.spines[["left", "right", "top"]].set_visible(False)
@@ -196,11 +213,12 @@ def _style(axes: Axes, chart: Chart) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    if chart.unit == "bytes":
-        axes.yaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     _set_limits(axes, chart)
-    if chart.points or len(chart.lines) > 1 or chart.trend:
-        axes.legend(frameon=False, fontsize=12, labelcolor=MUTED, handlelength=1.25, borderaxespad=0)
+    if chart.points or len(chart.lines) > 1:
+        axes.legend(
+            facecolor=PAPER, edgecolor="none", fontsize=12, labelcolor=MUTED, handlelength=1.25, borderaxespad=0
+        )
 
 
 def _set_limits(axes: Axes, chart: Chart) -> None:
@@ -244,14 +262,13 @@ def _svg(chart: Chart, pixels: tuple[int, int]) -> str:
 
 
 def _for_page(svg: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' (?:xmlns(?::\w+)?|version|width|height)="[^"]*"(?=[^>]*viewBox)', "", svg, count=0)
+    svg = re.sub(
+        r"^.*?<svg[^>]*?( viewBox=\"[^\"]*\")[^>]*>", r'<svg\1 aria-hidden="true">', svg, count=1, flags=re.DOTALL
+    )
+    # It would hold for the whole page.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font(?:-family)?: ?(?:([\d.]+px) )?[^;\"]*", _font, svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     return svg
-
-
-def _font(match: re.Match[str]) -> str:
-    return f"font-size: {match[1]}" if match[1] else "font-family: inherit"

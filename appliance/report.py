@@ -1,12 +1,12 @@
 """`report.html`: everything worth knowing about one job on one self-contained page, the verdict first. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from appliance.job import Job, Verdict
 from appliance.pages import render
@@ -15,9 +15,12 @@ from appliance.wording import VERDICTS, clip, duration, loss, plural, rate, sent
 
 # A JSON object as a stage left it.
 Facts = Mapping[str, Any]
+T = TypeVar("T")
 
 LONGEST_EXAMPLE: Final = 6_000
 LONGEST_ANSWER: Final = 4_000
+# The others are a click away.
+SAMPLES_SHOWN: Final = 3
 _EXAMPLE_HEADING: Final = re.compile(r"^──── row (\d+): (\d+) tokens, (\d+) trained ────$", re.MULTILINE)
 _DROPPED: Final = {
     "over_long": "longer than the max sequence length",
@@ -96,13 +99,15 @@ def render_report(report: Report) -> str:
             "lead": _lead(report),
             "comparison": list(_comparison(report.evaluation)) if report.evaluation else [],
             "notes": list(dict.fromkeys(_notes(report))),
-            "dataset": list(_dataset(report)),
+            "rows": list(_rows(report.labels)),
+            "tokens": list(_tokens(report.labels)),
             "examples": list(_examples(report.labels_text)),
             "bill": list(_bill(report.plan)),
             "reality": list(_reality(report.plan, report.train)),
             "origin": list(_origin(report)),
             "code": _code(report),
             "longest": LONGEST_ANSWER,
+            "shown": SAMPLES_SHOWN,
         },
     )
 
@@ -115,16 +120,26 @@ def _headline(report: Report) -> str:
 
 
 def _lead(report: Report) -> list[str]:
-    """What the headline rests on."""
-    if report.evaluation:
-        return [sentence(reason) for reason in report.evaluation["reasons"]]
-    plan = report.plan
+    """What the headline rests on, in plain words."""
+    if report.evaluation is None:
+        return [_cost(report.plan)]
+    if report.evaluation["verdict"] == Verdict.IMPROVED:
+        return [_improvement(report.evaluation)]
+    return [sentence(reason) for reason in report.evaluation["reasons"]]
+
+
+def _improvement(evaluation: Facts) -> str:
+    rows, (low, high) = plural(evaluation["held_out_rows"], "row"), evaluation["interval"]
+    fell = f"the loss fell from {loss(evaluation['base_loss'])} to {loss(evaluation['tuned_loss'])}"
+    return f"On {rows} it was not trained on, {fell}; with 95 % confidence by {loss(-high)} to {loss(-low)}."
+
+
+def _cost(plan: Facts) -> str:
+    """What a dry run found out."""
     needs = f"It needs {size(plan['memory']['total_bytes'])} of memory"
-    if not plan.get("total_steps"):
-        return [f"{needs}. Nothing was trained."]
-    steps, seconds = plural(plan["total_steps"], "step"), plan.get("seconds_estimate")
-    takes = f" and about {duration(seconds)}" if seconds else ""
-    return [f"{needs}{takes}, for {steps}. Nothing was trained."]
+    if (seconds := plan["seconds_estimate"]) is None:
+        return f"{needs}. Nothing was trained."
+    return f"{needs} and about {duration(seconds)} for {plural(plan['total_steps'], 'step')}. Nothing was trained."
 
 
 def _comparison(evaluation: Facts) -> Iterator[Row]:
@@ -141,12 +156,16 @@ def _comparison(evaluation: Facts) -> Iterator[Row]:
     base, tuned = evaluation["stop_rate_base"], evaluation["stop_rate_tuned"]
     if tuned is not None:
         change = f"{_signed(100 * (tuned - base), 0)} points"
-        yield Row("Sampled answers that come to an end", (f"{base:.0%}", f"{tuned:.0%}", change))
+        yield Row("Sampled answers that come to an end", (_percent(base), _percent(tuned), change))
 
 
 def _signed(value: float, digits: int = 3) -> str:
     """With its sign, and a minus as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -160,21 +179,26 @@ def _notes(report: Report) -> Iterator[str]:
     yield from report.plan.get("notes", ())
 
 
-def _dataset(report: Report) -> Iterator[Row]:
-    labels = report.labels
+def _rows(labels: Facts) -> Iterator[Row]:
+    """What became of the dataset's rows."""
     yield Row("Rows in the dataset", (f"{labels['rows_in']:,}",))
-    yield Row("kept", (f"{labels['rows_kept']:,}",))
     for reason, count in labels["rows_dropped"].items():
-        yield Row(f"dropped: {_DROPPED.get(reason, reason.replace('_', ' '))}", (f"{count:,}",))
-    yield Row("held out, never trained on", (f"{labels['rows_held_out']:,}",))
-    yield Row("cut to the max sequence length", (f"{labels['rows_truncated']:,}",))
-    yield Row("that occur more than once", (f"{labels['duplicate_rows']:,}",))
+        yield Row(f"Dropped: {_DROPPED.get(reason, reason.replace('_', ' '))}", (f"{count:,}",))
+    yield Row("Kept", (f"{labels['rows_kept']:,}",))
+    yield Row("Held out, never trained on", (f"{labels['rows_held_out']:,}",))
+    yield Row("Cut to the max sequence length", (f"{labels['rows_truncated']:,}",))
+    yield Row("Duplicates of another row", (f"{labels['duplicate_rows']:,}",))
+
+
+def _tokens(labels: Facts) -> Iterator[Row]:
+    """How long the kept rows are, and how much of them is trained."""
     total, trained = labels["tokens_total"], labels["tokens_trained"]
-    yield Row("Tokens", (f"{total:,}",))
-    yield Row("trained on", (f"{trained:,} ({trained / total:.0%})" if total else "0",))
-    yield Row("Tokens in a row: median", (f"{labels['tokens_p50']:,}",))
-    yield Row("95 % have at most", (f"{labels['tokens_p95']:,}",))
-    yield Row("longest", (f"{labels['tokens_max']:,}",))
+    share = f" ({_percent(trained / total)})" if total else ""
+    yield Row("Tokens in the kept rows", (f"{total:,}",))
+    yield Row("In answers, which are trained", (f"{trained:,}{share}",))
+    yield Row("Median of a row", (f"{labels['tokens_p50']:,}",))
+    yield Row("95 % of the rows have at most", (f"{labels['tokens_p95']:,}",))
+    yield Row("Longest row", (f"{labels['tokens_max']:,}",))
 
 
 def _examples(labels_text: str) -> Iterator[Example]:
@@ -186,12 +210,12 @@ def _examples(labels_text: str) -> Iterator[Example]:
 
 def _marked(text: str) -> Markup:
     """The text with `<mark>` for the brackets that `labels.txt` has around what is trained."""
-    pieces, trained = [], False
+    pieces, trained, mark = [], False, Markup("<mark>{}</mark>")
     for piece in re.split("([⟦⟧])", visible_block(text)):
         if piece == ("⟧" if trained else "⟦"):
             trained = not trained
         elif piece:
-            pieces.append(Markup("<mark>{}</mark>" if trained else "{}").format(piece))
+            pieces.append(mark.format(piece) if trained else escape(piece))
     return Markup("").join(pieces)
 
 
@@ -214,16 +238,17 @@ def _bill(plan: Facts) -> Iterator[Row]:
 def _reality(plan: Facts, train: Facts | None) -> Iterator[Row]:
     """What the plan said, and what came of it."""
     took = train or {}
-    steps, seconds = plan.get("total_steps"), plan.get("seconds_estimate")
-    yield Row("Steps", (_or_dash(steps, "{:,}".format), _or_dash(took.get("steps"), "{:,}".format)))
-    yield Row("Time of all steps", (_or_dash(seconds, duration), _or_dash(took.get("seconds"), duration)))
+    yield Row("Steps", (_or_dash(plan["total_steps"], "{:,}".format), _or_dash(took.get("steps"), "{:,}".format)))
+    yield Row(
+        "Time of all steps", (_or_dash(plan["seconds_estimate"], duration), _or_dash(took.get("seconds"), duration))
+    )
     speed = plan["tokens_per_second_estimate"]
     yield Row("Tokens per second", (rate(speed), rate(took.get("tokens_per_second"))))
     peak = took.get("peak_cuda_reserved_bytes") or took.get("peak_memory_bytes")
     yield Row("Memory at its peak", (size(plan["memory"]["total_bytes"]), _or_dash(peak, size)))
 
 
-def _or_dash(value: Any, say: Any) -> str:  # noqa: ANN401
+def _or_dash(value: T | None, say: Callable[[T], str]) -> str:
     return "–" if value is None else say(value)
 
 

@@ -32,7 +32,9 @@ def load_with_peft(base_model: str, *, commit: str | None, in_4bit: bool, adapte
             "",
             f"base_model = {_demo_folder() if base_model == DEMO else _quoted(base_model)}",
             *quantization,
-            f"base = AutoModelForCausalLM.from_pretrained({', '.join(arguments)})",
+            "base = AutoModelForCausalLM.from_pretrained(",
+            *(f"    {argument}," for argument in arguments),
+            ")",
             f"model = PeftModel.from_pretrained(base, {_quoted(adapter)})",
             f"tokenizer = AutoTokenizer.from_pretrained({_quoted(adapter)})",
         ]
