@@ -72,8 +72,11 @@ class Chart:
 
 
 def loss_png(steps: Sequence[Facts], evals: Sequence[Facts]) -> bytes:
-    """A PNG of training and held-out loss by step, from the `step` and `eval` events of train/progress.jsonl."""
-    canvas = _draw(_loss_chart(_once(steps), _once(evals)), PNG, margin=18)
+    """A PNG of training and held-out loss by step, from the `step` and `eval` events of train/progress.jsonl.
+
+    Each step comes once: what a resumed attempt did again replaces what it was before.
+    """
+    canvas = _draw(_loss_chart(steps, evals), PNG, margin=18)
     canvas.set_facecolor(PAPER)
     FigureCanvasAgg(canvas)
     image = BytesIO()
@@ -83,18 +86,11 @@ def loss_png(steps: Sequence[Facts], evals: Sequence[Facts]) -> bytes:
 
 def training_figures(steps: Sequence[Facts], evals: Sequence[Facts]) -> tuple[Figure, ...]:
     """The report's drawings: loss, learning rate, speed and memory by step. None for a job without steps."""
-    steps, evals = _once(steps), _once(evals)
     loss = _loss_chart(steps, evals)
     charts = (_learning_rate_chart(steps), _speed_chart(steps), _memory_chart(steps))
     figures = [Figure(loss.title, _loss_summary(loss), _svg(loss, NARROW), wide=_svg(loss, WIDE))]
     figures += [Figure(chart.title, _summary(chart), _svg(chart, NARROW)) for chart in charts if any(chart.lines)]
     return tuple(figures) if steps else ()
-
-
-def _once(events: Sequence[Facts]) -> list[Facts]:
-    """The events by step, each step once: a resumed attempt does again what its checkpoint did not hold."""
-    by_step = {event["step"]: event for event in events}
-    return [by_step[step] for step in sorted(by_step)]
 
 
 def _series(label: str, color: str, pairs: Sequence[tuple[float, float | None]]) -> Series:

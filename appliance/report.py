@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from appliance.job import Job, Verdict
 from appliance.pages import render
 from appliance.usage import load_with_peft
-from appliance.wording import VERDICTS, clip, duration, loss, plural, rate, sentence, size, visible_block
+from appliance.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
 
 # A JSON object as a stage left it.
 Facts = Mapping[str, Any]
@@ -156,16 +156,12 @@ def _comparison(evaluation: Facts) -> Iterator[Row]:
     base, tuned = evaluation["stop_rate_base"], evaluation["stop_rate_tuned"]
     if tuned is not None:
         change = f"{_signed(100 * (tuned - base), 0)} points"
-        yield Row("Sampled answers that come to an end", (_percent(base), _percent(tuned), change))
+        yield Row("Sampled answers that come to an end", (percent(base), percent(tuned), change))
 
 
 def _signed(value: float, digits: int = 3) -> str:
     """With its sign, and a minus as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -193,7 +189,7 @@ def _rows(labels: Facts) -> Iterator[Row]:
 def _tokens(labels: Facts) -> Iterator[Row]:
     """How long the kept rows are, and how much of them is trained."""
     total, trained = labels["tokens_total"], labels["tokens_trained"]
-    share = f" ({_percent(trained / total)})" if total else ""
+    share = f" ({percent(trained / total)})" if total else ""
     yield Row("Tokens in the kept rows", (f"{total:,}",))
     yield Row("In answers, which are trained", (f"{trained:,}{share}",))
     yield Row("Median of a row", (f"{labels['tokens_p50']:,}",))

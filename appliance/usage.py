@@ -41,15 +41,13 @@ def load_with_peft(base_model: str, *, commit: str | None, in_4bit: bool, adapte
     )
 
 
-def load_with_unsloth(*, in_4bit: bool, max_seq_length: int, adapter: str = "adapter") -> str:
+def load_with_unsloth(*, in_4bit: bool, adapter: str = "adapter") -> str:
     """Python that loads base and adapter with Unsloth, which finds the base in the adapter's own configuration."""
     return "\n".join(
         [
             "from unsloth import FastLanguageModel",
             "",
-            "model, tokenizer = FastLanguageModel.from_pretrained(",
-            f"    {_quoted(adapter)}, max_seq_length={max_seq_length}, load_in_4bit={in_4bit}",
-            ")",
+            f"model, tokenizer = FastLanguageModel.from_pretrained({_quoted(adapter)}, load_in_4bit={in_4bit})",
             "FastLanguageModel.for_inference(model)",
         ]
     )

@@ -89,6 +89,11 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
+def percent(share: float) -> str:
+    """`37 %` for 0.37."""
+    return f"{100 * share:.0f} %"
+
+
 # Override, embedding and isolate marks: they can make a name read as another.
 _BIDI: Final = "\u202a-\u202e\u2066-\u2069"
 _UNSEEN: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\ufeff\ud800-\udfff{_BIDI}]")
