@@ -1,18 +1,22 @@
-"""The board, `STATUS.md` and `STATUS.html`: what is being worked on, what waits and why, what came of the rest. Pure."""
+"""The board, `STATUS.md` and `STATUS.html`: what is worked on, what waits and why, what came of the rest. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
+from typing import Final
 
 from appliance import markdown as md
 from appliance.drops import DropState
 from appliance.job import JobState, Outcome, Stage, Verdict, Waiting, outbox_name
 from appliance.pages import render
-from appliance.wording import STAGES, VERDICTS, duration, loss, moment, rate, sentence
+from appliance.wording import STAGES, VERDICTS, clip, duration, loss, moment, rate, sentence
 
-REFRESH_SECONDS = 5
+REFRESH_SECONDS: Final = 5
+LONGEST_GIST: Final = 200
+# True as long as status_files.AT_LEAST_EVERY_SECONDS is a minute.
+STALE: Final = "If that is more than two minutes ago, the appliance is not running."
 
-WAITS = {
+WAITS: Final = {
     Waiting.NONE: "waits for its turn",
     Waiting.PAUSED: "waits because the queue is paused",
     Waiting.WINDOW: "waits for the hours in which training is allowed",
@@ -100,7 +104,7 @@ class Board:
 
 def status_markdown(board: Board) -> str:
     """The text of `STATUS.md`."""
-    parts = ["# Status", "", f"As of {moment(board.updated, board.zone)}.", ""]
+    parts = ["# Status", "", f"As of {moment(board.updated, board.zone)}. {STALE}", ""]
     parts += [f"**{md.plain(sentence(trouble))}**\n" for trouble in all_troubles(board)]
     for heading, lines in (
         ("Now", [_running_line(row) for row in board.running] or ["Nothing is being worked on."]),
@@ -119,6 +123,7 @@ def status_html(board: Board) -> str:
         "board": board,
         "troubles": list(all_troubles(board)),
         "refresh": REFRESH_SECONDS,
+        "stale": STALE,
         "facts": facts,
         "why_waiting": why_waiting,
         "result_words": result_words,
@@ -157,16 +162,23 @@ def result_words(row: ResultRow) -> str:
     if row.outcome is Outcome.CHECKED:
         return "checked: it can be trained on"
     if row.verdict is None or row.outcome is not Outcome.SUCCEEDED:
-        return f"{row.state}{': ' + row.message if row.message else ''}"
+        return str(row.state) if row.outcome is Outcome.CANCELLED or not row.message else f"{row.state}: {_gist(row)}"
     losses = ""
     if row.base_loss is not None and row.tuned_loss is not None:
         losses = f" (loss {loss(row.base_loss)} → {loss(row.tuned_loss)})"
     return VERDICTS[row.verdict] + losses
 
 
+def _gist(row: ResultRow) -> str:
+    """The first line of what a stage said; the result's own page has the rest."""
+    first, *others = row.message.splitlines()
+    more = f" (and {len(others):,} more)" if others else ""
+    return clip(first, LONGEST_GIST) + more
+
+
 def _running_line(row: RunningRow) -> str:
-    model = f" on {md.code(row.base_model)}" if row.base_model else ""
-    return f"**{row.id}** is {STAGES[row.stage]}{model}. {sentence(', '.join(facts(row)))}".rstrip()
+    model = f" (base model {md.code(row.base_model)})" if row.base_model else ""
+    return f"**{row.id}** is {STAGES[row.stage]}{model}. {md.plain(sentence(', '.join(facts(row))))}".rstrip()
 
 
 def _queued_line(row: QueuedRow) -> str:

@@ -28,7 +28,7 @@ IF YOU WANT MORE
   the file: support.jsonl and support.yaml.
 - Or drop the file into one of these folders, each a ready-made recipe:
 {recipes}
-- To test rows against a model, add a second file: support.eval.jsonl.
+- To choose the rows that the result is judged by, add a second file: support.eval.jsonl.
 - To have a file checked without training, put it into a folder called check.
 - A folder of yours with one file and one recipe in it works, too.
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
-from itertools import groupby
 from typing import Final
 
 from appliance import markdown as md
@@ -46,10 +45,14 @@ class Why:
 
 @dataclass(frozen=True)
 class ProblemGroup:
-    """Problems of one kind: the first of them, and how many there are."""
+    """Problems of one kind: those shown, and how many there are.
+
+    A check lists only the first of a kind and counts the rest: `listed` is how many stand in `problems.json`.
+    """
 
     kind: str
     shown: tuple[Problem, ...]
+    listed: int
     total: int
 
     @property
@@ -85,17 +88,34 @@ def why_html(why: Why) -> str:
             "steps": _next_steps(why),
             "groups": problem_groups(why.problems),
             "beside": list(_beside(why)),
-            "longest": _LONGEST_FINDING,
+            "unsaid": unsaid,
         },
     )
 
 
 def problem_groups(problems: Sequence[Problem], *, shown: int = SHOWN_OF_A_KIND) -> list[ProblemGroup]:
     """The problems by kind, the kind that came first foremost, each in the order they were found."""
-    order = {code: index for index, code in enumerate(dict.fromkeys(problem.code for problem in problems))}
-    ordered = sorted(problems, key=lambda problem: order[problem.code])
-    groups = [(code, tuple(members)) for code, members in groupby(ordered, key=lambda problem: problem.code)]
-    return [ProblemGroup(_kind(code), members[:shown], len(members)) for code, members in groups]
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.code, []).append(problem)
+    return [_group(code, members, shown) for code, members in kinds.items()]
+
+
+def _group(code: str, members: Sequence[Problem], shown: int) -> ProblemGroup:
+    first, *others = members
+    # A later entry that stands for several is the check's own "and so many more".
+    listed = [first, *(problem for problem in others if problem.count == 1)]
+    return ProblemGroup(_kind(code), tuple(listed[:shown]), len(listed), sum(problem.count for problem in members))
+
+
+def unsaid(problem: Problem) -> tuple[str | None, str | None]:
+    """What was found and what would work, where the message does not say so already."""
+    said = problem.message.lower()
+    found, expected = (text and clip(text, _LONGEST_FINDING) for text in (problem.found, problem.expected))
+    return (
+        found if found and found.lower() not in said else None,
+        expected if expected and expected.lower() not in said else None,
+    )
 
 
 def _kind(code: str) -> str:
@@ -109,7 +129,7 @@ def _headline(why: Why) -> str:
 
 def _what_happened(why: Why) -> str:
     if why.outcome is Outcome.REJECTED:
-        count = len(why.problems)
+        count = sum(problem.count for problem in why.problems)
         found = f"{plural(count, 'problem')} must be solved first" if count else "it cannot be used as it is"
         return f"Nothing was trained: {found}."
     if why.outcome is Outcome.CANCELLED:
@@ -130,7 +150,7 @@ def _details(why: Why) -> list[str]:
         tries = f", after {plural(why.attempts, 'attempt')}" if why.attempts > 1 else ""
         kind = f" (failure class `{why.failure}`)" if why.failure else ""
         lines.append(f"It ended {_while(why)}{tries}{kind}.")
-    if not why.problems and (said := _without_traceback(why.message)):
+    if why.outcome is not Outcome.CANCELLED and not why.problems and (said := _without_traceback(why.message)):
         lines.append(sentence(said))
     return lines
 
@@ -170,7 +190,7 @@ def _beside(why: Why) -> Iterator[tuple[str, str]]:
     for name in why.files:
         yield f"dropped/{name}", "as it was dropped"
     if why.outcome is Outcome.REJECTED:
-        yield "problems.json", "every problem, for programs"
+        yield "problems.json", "the same for programs"
     if why.has_adapter:
         yield "adapter/", "from the last checkpoint; it is unfinished and was not compared with the base model"
     if why.log_tail:
@@ -184,17 +204,14 @@ def _markdown_problems(why: Why) -> Iterator[str]:
         yield f"### {md.plain(group.kind)} ({group.total:,})"
         yield "\n".join(_markdown_problem(problem) for problem in group.shown)
         if group.more:
-            yield f"… and {group.more:,} more of this kind. All of them stand in `problems.json`."
+            where = " `problems.json` lists them all." if group.listed == group.total else ""
+            yield f"… and {group.more:,} more of this kind.{where}"
 
 
 def _markdown_problem(problem: Problem) -> str:
     place = ":".join(str(part) for part in (problem.file, problem.line) if part is not None)
-    key = f" ({md.code(problem.key)})" if problem.key else ""
-    lines = [
-        f"- {md.plain(place)}: {md.prose(problem.message)}{key}" if place else f"- {md.prose(problem.message)}{key}"
-    ]
-    if problem.found:
-        lines.append(f"  Found: {md.code(clip(problem.found, _LONGEST_FINDING))}")
-    if problem.expected:
-        lines.append(f"  Would work: {md.prose(clip(problem.expected, _LONGEST_FINDING))}")
+    found, expected = unsaid(problem)
+    lines = [f"- {md.plain(place)}: {md.prose(problem.message)}" if place else f"- {md.prose(problem.message)}"]
+    lines += [f"  Found: {md.code(found)}"] if found else []
+    lines += [f"  Would work: {md.prose(expected)}"] if expected else []
     return "  \n".join(lines)

@@ -29,7 +29,7 @@ STAGES: Final[Mapping[Stage, str]] = {
 def sentence(text: str) -> str:
     """The text with a full stop at its end, and a capital at its start unless that is a name like `lora.r`."""
     text = text.strip()
-    if text.partition(" ")[0].isalpha():
+    if text.partition(" ")[0].rstrip(",;:").isalpha():
         text = text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "!", "?", ":")) else f"{text}."
 
