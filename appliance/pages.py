@@ -39,6 +39,7 @@ def _environment() -> Environment:
         "rate": wording.rate,
         "sentence": wording.sentence,
         "size": wording.size,
+        "visible": wording.visible,
         "foreign": foreign,
         "foreign_block": foreign_block,
         "clip": wording.clip,

@@ -102,7 +102,8 @@ def _series(label: str, color: str, pairs: Sequence[tuple[float, float | None]])
 def _loss_chart(steps: Sequence[Facts], evals: Sequence[Facts]) -> Chart:
     train = _series("training loss", TRAIN, [(event["step"], event["loss"]) for event in steps])
     held_out = _series("held-out loss", HELD, [(event["step"], event["loss"]) for event in evals])
-    return Chart("Loss", "nats per token", (train,), points=held_out or None, from_zero=False, trend=True)
+    title = "Loss" if held_out else "Training loss"
+    return Chart(title, "nats per token", (train,), points=held_out or None, from_zero=False, trend=True)
 
 
 def _learning_rate_chart(steps: Sequence[Facts]) -> Chart:

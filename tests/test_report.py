@@ -1,0 +1,201 @@
+"""`report.html`: what it says, that it needs nothing from outside, and that other people's text stays text."""
+
+import re
+from datetime import UTC
+
+import pytest
+
+from appliance.report import LONGEST_EXAMPLE, Report, render_report
+from tests.finished import (
+    EVALUATION,
+    FETCH,
+    LABELS,
+    PLAN,
+    SAMPLE,
+    TRAIN,
+    checked_report,
+    finished_job,
+    finished_report,
+)
+from tests.pages import Page, assert_inert
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7*7 }}\u202egnp.exe</pre></bdi>"
+
+
+def page(report: Report) -> Page:
+    return Page(render_report(report))
+
+
+def test_the_verdict_comes_first_with_losses_and_interval():
+    text = page(finished_report()).text
+    assert text.startswith(
+        "Report on job 0007-support Improved: it fits your held-out rows better than the base does "
+        "On 50 rows it was not trained on, the loss fell from 6.249 to 2.114; "
+        "with 95 % confidence by 4.069 to 4.205."
+    )
+    assert "Loss on your held-out rows (50 rows, 2,308 tokens) 6.249 2.114 −4.136 (−4.205 to −4.069)" in text
+    assert "Loss on a general English text 3.169 3.135 −0.034" in text
+    assert "Sampled answers that come to an end 25 % 100 % +75 points" in text
+
+
+def test_it_never_claims_that_the_model_is_better():
+    assert "it is better" not in page(finished_report()).text.lower()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "headline"),
+    [
+        ("no_better", "No better: it does not fit your held-out rows better than the base does"),
+        ("unproven", "Unproven: it is not proven that it fits your held-out rows better than the base does"),
+        ("broken", "Broken: it is broken and must not be used"),
+    ],
+)
+def test_other_verdicts_say_why(verdict, headline):
+    evaluation = EVALUATION | {"verdict": verdict, "reasons": ["the loss hardly changed"]}
+    text = page(finished_report(evaluation=evaluation)).text
+    assert f"{headline} The loss hardly changed." in text
+
+
+def test_without_held_out_rows_there_is_no_comparison_to_show():
+    unknown = dict.fromkeys(
+        ("base_loss", "tuned_loss", "difference", "interval", "stop_rate_base", "stop_rate_tuned"), None
+    )
+    evaluation = EVALUATION | unknown | {"verdict": "unproven", "reasons": ["there were no held-out rows"]}
+    text = page(finished_report(evaluation=evaluation, samples=(), evals=())).text
+    assert "Loss on your held-out rows" not in text
+    assert "come to an end" not in text
+    assert "Loss on a general English text" in text
+
+
+def test_a_dry_run_says_what_the_job_would_take():
+    text = page(checked_report()).text
+    assert "Checked: this job can be trained It needs 9.5 GB of memory and about 1 min 30 s for 20 steps." in text
+    assert "Measured" not in text
+    assert "How to use the adapter" not in text
+    assert "Checked: this job would not fit" in page(checked_report(plan=PLAN | {"fits": False})).text
+
+
+def test_samples_stand_side_by_side():
+    text = page(finished_report()).text
+    assert "Wanted On its way. Base Dear customer, it It did not come to an end. Tuned On its way!" in text
+    assert "Held-out row 40" in text
+
+
+def test_a_prompt_of_the_recipe_has_no_wanted_answer():
+    text = page(finished_report(samples=[SAMPLE | {"row": None, "answer": None}])).text
+    assert "Prompt 1 of the recipe" in text
+    assert "Wanted" not in text
+
+
+def test_samples_beyond_the_first_are_a_click_away():
+    html = render_report(finished_report(samples=[SAMPLE | {"row": row} for row in range(1, 9)]))
+    assert "5 more samples" in html
+    assert "Held-out row 8" in Page(html).text
+
+
+def test_trained_tokens_are_marked():
+    marked = page(finished_report()).marked
+    assert marked == ["marked", "On its way.<|im_end|>", "Welcome.<|im_end|>"]
+
+
+def test_brackets_of_the_dataset_do_not_shift_the_marks():
+    text = "legend\n\n──── row 1: 4 tokens, 2 trained ────\na ⟧ b ⟦c ⟦ d⟧ e\n"
+    assert page(finished_report(labels_text=text)).marked == ["marked", "c ", "⟦", " d"]
+
+
+def test_a_long_example_is_cut_and_points_to_the_file():
+    text = f"legend\n\n──── row 1: 9000 tokens, 9000 trained ────\n⟦{'word ' * 9000}⟧\n"
+    html = render_report(finished_report(labels_text=text))
+    assert "It goes on in labels.txt." in Page(html).text
+    assert html.count("word ") <= LONGEST_EXAMPLE / 5
+
+
+def test_dataset_plan_and_origin_are_told():
+    text = page(finished_report()).text
+    assert "Rows in the dataset 500 Dropped: longer than the max sequence length 3 Kept 497" in text
+    assert "In answers, which are trained 22,911 (37 %)" in text
+    assert "95 % of the rows have at most 134" in text
+    assert "Time of all steps 1 min 30 s 1 min 44 s" in text
+    assert "Memory at its peak 9.5 GB 8.8 GB" in text
+    assert FETCH["base_model_commit"] in text
+    assert TRAIN["adapter"]["adapter_model.safetensors"]["sha256"] in text
+    assert "learning_rate: 0.0002" in text
+    assert 'PeftModel.from_pretrained(base, "adapter")' in text
+
+
+def test_warnings_and_notes_are_told_once_gravest_first():
+    problem = {"file": "support.jsonl", "line": 12, "message": "this row occurs twice"}
+    report = finished_report(
+        check={**finished_report().check, "warnings": [problem], "notes": ["read as Windows-1252"]},
+        prepare={"warnings": [problem]},
+        evaluation=EVALUATION | {"warnings": ["forgetting: the loss rose"]},
+    )
+    text = page(report).text
+    said = ["Forgetting: the loss rose.", "Support.jsonl:12: this row occurs twice.", "Read as Windows-1252."]
+    places = [text.lower().index(sentence.lower()) for sentence in said]
+    assert places == sorted(places)
+    assert text.count("this row occurs twice") == 1
+
+
+def test_an_empty_dataset_of_a_dry_run_divides_by_nothing():
+    assert "Tokens in the kept rows 0" in page(checked_report(labels=LABELS | {"tokens_total": 0})).text
+
+
+@pytest.mark.parametrize("report", [finished_report(), checked_report()], ids=["finished", "checked"])
+def test_nothing_runs_and_nothing_is_fetched(report):
+    assert_inert(page(report))
+    assert not re.search(r"https?:", render_report(report))
+
+
+def test_hostile_text_is_inert_wherever_it_stands():
+    sample = SAMPLE | {
+        "messages": [{"role": HOSTILE, "content": HOSTILE}],
+        "answer": HOSTILE,
+        "base": HOSTILE,
+        "tuned": HOSTILE,
+    }
+    file = finished_job().files[0]
+    report = finished_report(
+        job=finished_job(id=HOSTILE, files=(file.__class__(**{**vars(file), "name": HOSTILE}),)),
+        recipe_yaml=HOSTILE,
+        labels=LABELS | {"rows_dropped": {HOSTILE: 1}},
+        labels_text=f"x\n──── row 1: 2 tokens, 1 trained ────\n{HOSTILE} ⟦{HOSTILE}⟧",
+        check={"dataset": HOSTILE, "dataset_sha256": HOSTILE, "warnings": [{"message": HOSTILE}], "notes": [HOSTILE]},
+        fetch=FETCH | {"base_model": HOSTILE, "base_model_loaded": HOSTILE},
+        evaluation=EVALUATION | {"verdict": "unproven", "reasons": [HOSTILE], "warnings": [HOSTILE]},
+        samples=[sample],
+        versions={HOSTILE: HOSTILE},
+    )
+    html = render_report(report)
+    assert_inert(Page(html))
+    assert Page(html).text.count("<script>alert(1)</script>") >= 15
+    assert "{{ 7*7 }}" in html
+    assert "\u202e" not in html
+
+
+def test_text_from_right_to_left_keeps_its_own_direction():
+    arabic = "أين طلبي؟"
+    html = render_report(finished_report(samples=[SAMPLE | {"tuned": arabic}]))
+    assert f'<pre dir="auto">{arabic}</pre>' in html
+
+
+def test_content_that_is_not_there_is_empty():
+    call = {"role": "assistant", "content": None}
+    assert "None" not in page(finished_report(samples=[SAMPLE | {"messages": [call]}])).text
+
+
+def test_ids_are_unique_so_that_drawings_do_not_borrow_from_each_other():
+    ids = page(finished_report()).ids()
+    assert ids
+    assert len(ids) == len(set(ids))
+
+
+def test_every_figure_says_in_words_what_it_shows():
+    shown = page(finished_report())
+    assert shown.count("figure") == shown.count("figcaption") == 4
+    assert shown.count("svg") == 5
+    assert "Training loss from 5.600 at step 1 to 0.950 at step 20." in shown.text
+
+
+def test_the_same_job_gives_the_same_bytes():
+    assert render_report(finished_report(zone=UTC)) == render_report(finished_report(zone=UTC))
