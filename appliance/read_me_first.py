@@ -10,7 +10,7 @@ This folder trains language models on your data.
 WHAT TO DO
 
 1. Copy one file with your examples into this folder. That is all.
-   It may end in .jsonl, .json or .jsonl.gz. One example looks like this:
+   It may end in .jsonl, .json or .jsonl.gz, and has one example a line, like this:
 
    {{"messages": [{{"role": "user", "content": "Hello"}}, {{"role": "assistant", "content": "Good day!"}}]}}
 
