@@ -14,6 +14,7 @@ LONGEST_SEQUENCE: Final = 8192
 SEQUENCE_MULTIPLE: Final = 64
 # Beyond this many tokens a micro-batch keeps any machine busy, and a larger one only costs memory.
 MICRO_BATCH_TOKENS: Final = 16_384
+CPU_OPTIMIZER: Final = "adamw_torch_fused"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,13 @@ def would_fit(recipe: Recipe, shape: ModelShape, machine: Machine, sequence: int
 def load_of(recipe: Recipe, shape: ModelShape, kind: MachineKind) -> Load:
     """What the recipe trains on this base model. Raises InputError for modules that the model lacks."""
     targets = shape.targets(recipe.lora.target_modules)
-    return Load(shape, recipe.load_in_4bit, recipe.lora.r, targets, recipe.optim, kind)
+    return Load(shape, recipe.load_in_4bit, recipe.lora.r, targets, optimizer(recipe, kind), kind)
+
+
+def optimizer(recipe: Recipe, kind: MachineKind) -> str:
+    """The recipe's optimizer; those that need a GPU have a stand-in on a CPU."""
+    needs_gpu = recipe.optim.startswith("paged") or recipe.optim.endswith("8bit")
+    return CPU_OPTIMIZER if kind == "cpu" and needs_gpu else recipe.optim
 
 
 def _fits(recipe: Recipe, shape: ModelShape, machine: Machine, sequence: int) -> bool:

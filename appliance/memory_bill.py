@@ -24,9 +24,9 @@ OPTIMIZER_BYTES: Final = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
 OPTIMIZER_BYTES_32: Final = 8
 # On a CPU nothing is fused: normalisation and activation also keep an fp32 copy.
 ACTIVATION_BYTES: Final = {"cpu": 4, "gpu": 2}
-# The loss is computed in chunks of this many tokens on a GPU; on a CPU all logits exist at once, in bf16 and, as fp32,
-# once themselves and once as a gradient.
-FUSED_LOSS_TOKENS: Final = 1024
+# The loss is computed in chunks of about this many tokens; the logits of a chunk exist in bf16 and, as fp32, once
+# themselves and once as a gradient.
+LOSS_CHUNK_TOKENS: Final = 1024
 LOGIT_BYTES: Final = 2 + 4 + 4
 CUDA_CONTEXT_BYTES: Final = int(1.4 * GIB)
 ALLOCATOR_SLACK: Final = 0.05
@@ -114,8 +114,7 @@ def _activations_bytes(load: Load, tokens: int, *, gradient_checkpointing: bool)
 
 
 def _logits_bytes(load: Load, tokens: int) -> int:
-    at_once = tokens if load.kind == "cpu" else min(tokens, FUSED_LOSS_TOKENS)
-    return at_once * load.shape.vocabulary * LOGIT_BYTES
+    return min(tokens, LOSS_CHUNK_TOKENS) * load.shape.vocabulary * LOGIT_BYTES
 
 
 def _overhead_bytes(load: Load) -> int:

@@ -17,6 +17,7 @@ from appliance.fitting import (
     choose_split,
     effective_batch_size,
     load_of,
+    optimizer,
     sequence_cap,
 )
 from appliance.memory_bill import GIB, Bill, Load
@@ -107,7 +108,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         total_steps=steps,
         warmup_steps=None if steps is None else _warmup_steps(recipe, steps),
         packing=False,
-        optim=recipe.optim,
+        optim=load.optim,
         tokens_per_second_estimate=round(speed, 1),
         seconds_estimate=None if steps is None or not data else round(_tokens(data, effective, steps) / speed, 1),
         notes=tuple(_notes(recipe, shape, machine, split)),
@@ -192,5 +193,7 @@ def _notes(recipe: Recipe, shape: ModelShape, machine: Machine, split: Split) ->
         yield f"the base model has {shape.positions} positions, which caps max_seq_length at {cap}"
     if split.gradient_checkpointing:
         yield "activations are recomputed (gradient checkpointing), which costs about half as much time again"
-    if recipe.optim.startswith("paged") and machine.kind == "gpu":
+    if (stand_in := optimizer(recipe, machine.kind)) != recipe.optim:
+        yield f"{recipe.optim} needs a GPU; {stand_in} takes its place"
+    elif recipe.optim.startswith("paged"):
         yield f"{recipe.optim} pages between two memories; a machine with unified memory has only one"

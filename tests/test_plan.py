@@ -142,6 +142,16 @@ def test_packing_is_off_and_says_so():
     assert any("packing is off" in note for note in plan.notes)
 
 
+def test_an_optimizer_that_needs_a_gpu_has_a_stand_in_on_a_cpu():
+    plan = make_plan(recipe(), LLAMA_8B, facts(100), LAPTOP)
+    assert plan.optim == "adamw_torch_fused"
+    assert plan.memory.optimizer_bytes == 8 * plan.trainable_parameters
+    assert any("adamw_8bit needs a GPU" in note for note in plan.notes)
+    on_gpu = make_plan(recipe(optim="paged_adamw_8bit"), LLAMA_8B, facts(100), SPARK)
+    assert on_gpu.optim == "paged_adamw_8bit"
+    assert any("pages between two memories" in note for note in on_gpu.notes)
+
+
 def test_the_json_has_every_field_of_the_contract():
     value = make_plan(recipe(), LLAMA_8B, facts(5000), SPARK).as_json()
     assert {"total_parameters", "trainable_parameters", "fits", "max_seq_length", "total_steps"} <= value.keys()

@@ -12,6 +12,7 @@ from appliance.job import Stage
 from appliance.recipe import Recipe
 from appliance.stages.training.labels.dataset import Request, label_dataset
 from appliance.stages.training.labels.labelling import NOT_TRAINED
+from tests import shapes
 from tests.families import DEMO, FAMILIES, Family, assistant, system, user, write_model
 from tests.jobs import jsonl, make_job, run_stage, run_stages
 
@@ -140,6 +141,21 @@ def test_a_refusal_names_the_dataset_and_leaves_nothing_to_train_on(tmp_path):
     assert run_stage(Stage.PREPARE, job) == 2
     (problem,) = job.problems(Stage.PREPARE)
     assert (problem.code, problem.file, problem.line) == ("over_long", "data.jsonl", 1)
+
+
+def test_a_model_that_can_never_fit_is_refused_with_its_needs(tmp_path):
+    models = tmp_path / "models"
+    folder = write_model(next(family for family in FAMILIES if family.name == "chatml"), models / "org--huge")
+    huge = {**shapes.LLAMA_33_70B, "num_hidden_layers": 80 * 100}
+    (folder / "config.json").write_text(json.dumps(huge))
+    (folder / "model.safetensors").write_bytes(b"")
+    job = make_job(tmp_path, {"data.jsonl": jsonl(rows_of(20)), "r.yaml": "base_model: org/huge\n"})
+    run_stages(job, Stage.CHECK, Stage.FETCH, APPLIANCE_MODELS=str(models))
+    assert run_stage(Stage.PREPARE, job, APPLIANCE_MODELS=str(models)) == 2
+    (problem,) = job.problems(Stage.PREPARE)
+    assert problem.reason is Reason.WOULD_NOT_FIT
+    assert "smaller base model" in problem.message
+    assert json.loads((job.stage(Stage.PREPARE) / "plan.json").read_text())["fits"] is False
 
 
 def with_long_rows(count: int, long: int) -> list[dict]:

@@ -53,7 +53,7 @@ def warnings(name: str, counts: Counts) -> Iterator[Problem]:
             f", spell out control tokens of the base model, {counts.control_tokens} in all, read as plain text",
             reason=Reason.LABELS,
             file=name,
-            line=counts.first_with_control_tokens,
+            line=_line(name, counts.first_with_control_tokens),
             count=counts.rows_with_control_tokens,
         )
     if counts.thoughts_left_out:
@@ -126,7 +126,7 @@ def _failed(labelled: Labelled, code: str, failure: Failure, count: int) -> Prob
         message=_FAILURES[code].format(rows=rows, why=failure.why),
         reason=Reason.LABELS,
         file=labelled.name,
-        line=failure.row,
+        line=_line(labelled.name, failure.row),
         found=failure.why,
         expected=_FAILURE_EXPECTED[code],
         count=count,
@@ -143,9 +143,14 @@ def _over_long(labelled: Labelled) -> Problem:
         "or drop (leave them out)",
         reason=Reason.LABELS,
         file=labelled.name,
-        line=counts.first_over_long,
+        line=_line(labelled.name, counts.first_over_long),
         key="long_examples",
         found=f"{counts.longest_over_long} tokens",
         expected=f"at most {labelled.cap} tokens",
         count=counts.over_long,
     )
+
+
+def _line(name: str, row: int | None) -> int | None:
+    """The line of a row, for editors to jump to, in files that have one row a line."""
+    return row if name.lower().endswith((".jsonl", ".jsonl.gz")) else None
