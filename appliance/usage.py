@@ -1,44 +1,42 @@
 """How to use a published adapter, as lines to copy. Pure."""
 
+import json
 from typing import Final
 
 DEMO: Final = "demo"
 
+_DEMO_FOLDER: Final = 'str(files("appliance") / "demo" / "model")'
+_NF4: Final = """\
+quantization = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.bfloat16,
+)"""
+_VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
 
 def load_with_peft(base_model: str, *, commit: str | None, in_4bit: bool, adapter: str = "adapter") -> str:
     """Python that loads base and adapter with plain PEFT, in the precision they were trained and compared in."""
-    quantization = (
-        [
-            "quantization = BitsAndBytesConfig(",
-            "    load_in_4bit=True,",
-            '    bnb_4bit_quant_type="nf4",',
-            "    bnb_4bit_use_double_quant=True,",
-            "    bnb_4bit_compute_dtype=torch.bfloat16,",
-            ")",
-        ]
-        if in_4bit
-        else []
-    )
+    is_demo = base_model == DEMO
     arguments = ["base_model", "dtype=torch.bfloat16"]
-    arguments += [f'revision="{commit}"'] if commit else []
+    arguments += [f"revision={json.dumps(commit)}"] if commit else []
     arguments += ["quantization_config=quantization"] if in_4bit else []
-    names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if in_4bit else [])]
-    return "\n".join(
-        [
-            *(["from importlib.resources import files", ""] if base_model == DEMO else []),
-            "import torch",
-            "from peft import PeftModel",
-            f"from transformers import {', '.join(names)}",
-            "",
-            f"base_model = {_demo_folder() if base_model == DEMO else _quoted(base_model)}",
-            *quantization,
-            "base = AutoModelForCausalLM.from_pretrained(",
-            *(f"    {argument}," for argument in arguments),
-            ")",
-            f"model = PeftModel.from_pretrained(base, {_quoted(adapter)})",
-            f"tokenizer = AutoTokenizer.from_pretrained({_quoted(adapter)})",
-        ]
-    )
+    lines = [
+        *(["from importlib.resources import files", ""] if is_demo else []),
+        "import torch",
+        "from peft import PeftModel",
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if in_4bit else ''}",
+        "",
+        f"base_model = {_DEMO_FOLDER if is_demo else json.dumps(base_model)}",
+        *([_NF4] if in_4bit else []),
+        "base = AutoModelForCausalLM.from_pretrained(",
+        *(f"    {argument}," for argument in arguments),
+        ")",
+        f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(adapter)})",
+    ]
+    return "\n".join(lines)
 
 
 def load_with_unsloth(*, in_4bit: bool, adapter: str = "adapter") -> str:
@@ -47,7 +45,7 @@ def load_with_unsloth(*, in_4bit: bool, adapter: str = "adapter") -> str:
         [
             "from unsloth import FastLanguageModel",
             "",
-            f"model, tokenizer = FastLanguageModel.from_pretrained({_quoted(adapter)}, load_in_4bit={in_4bit})",
+            f"model, tokenizer = FastLanguageModel.from_pretrained({json.dumps(adapter)}, load_in_4bit={in_4bit})",
             "FastLanguageModel.for_inference(model)",
         ]
     )
@@ -63,14 +61,3 @@ def serve_with_vllm(base_model: str, *, commit: str | None, name: str, rank: int
 def vllm_rank(rank: int) -> int:
     """The smallest `--max-lora-rank` that vLLM knows and that holds `rank`."""
     return next((known for known in _VLLM_RANKS if known >= rank), rank)
-
-
-_VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-
-def _demo_folder() -> str:
-    return 'str(files("appliance") / "demo" / "model")'
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'
