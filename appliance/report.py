@@ -206,13 +206,15 @@ def _examples(labels_text: str) -> Iterator[Example]:
 
 def _marked(text: str) -> Markup:
     """The text with `<mark>` for the brackets that `labels.txt` has around what is trained."""
-    pieces, trained, mark = [], False, Markup("<mark>{}</mark>")
+    pieces, trained = [], False
     for piece in re.split("([⟦⟧])", visible_block(text)):
         if piece == ("⟧" if trained else "⟦"):
             trained = not trained
-        elif piece:
-            pieces.append(mark.format(piece) if trained else escape(piece))
-    return Markup("").join(pieces)
+            pieces.append(Markup("<mark>") if trained else Markup("</mark>"))
+        else:
+            pieces.append(escape(piece))
+    # Where the text was cut, a bracket may be missing.
+    return Markup("").join([*pieces, Markup("</mark>") if trained else ""])
 
 
 def _bill(plan: Facts) -> Iterator[Row]:

@@ -5,11 +5,13 @@ import re
 import shlex
 
 import pytest
+from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
 from appliance.model_card import Card, model_card
 from appliance.recipe import Hub, LoRA
 from tests.finished import EVALUATION, FETCH, RECIPE, SHA256, TRAIN, finished_card
+from tests.page_reader import read_page
 
 DEMO = {"base_model": "demo", "base_model_loaded": "demo", "base_model_commit": None}
 
@@ -17,6 +19,12 @@ DEMO = {"base_model": "demo", "base_model_loaded": "demo", "base_model_commit": 
 def metadata(card: Card) -> dict:
     _, front, _ = model_card(card).split("---\n", 2)
     return YAML(typ="safe", pure=True).load(front)
+
+
+def as_html(card: Card) -> str:
+    """The card's body as the Hub shows it."""
+    body = model_card(card).split("---\n", 2)[2]
+    return MarkdownIt("commonmark").enable("table").render(body)
 
 
 def blocks(card: Card, language: str) -> list[str]:
@@ -111,21 +119,20 @@ def test_the_best_steps_adapter_is_named():
 
 def test_hostile_text_begins_no_markup():
     hostile = "<script>alert(1)</script> [x](http://evil) `a`\n# Title\n```\n"
-    text = model_card(
-        finished_card(
-            name=hostile,
-            recipe_yaml=f"sample_prompts:\n- |\n  {hostile}",
-            fetch=FETCH | {"base_model_loaded": "a/b`<b>"},
-            evaluation=EVALUATION | {"reasons": [hostile], "warnings": [hostile]},
-            versions={hostile: hostile},
-        )
+    card = finished_card(
+        name=hostile,
+        recipe_yaml=f"sample_prompts:\n- |\n  {hostile}",
+        fetch=FETCH | {"base_model_loaded": "a/b`<b>"},
+        evaluation=EVALUATION | {"reasons": [hostile], "warnings": [hostile]},
+        versions={hostile: hostile},
     )
-    outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
-    outside = re.sub(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
-    assert not re.search(r"(?<!\\)<script", outside)
-    assert not re.search(r"(?<!\\)\]\(http://evil", outside)
-    assert "\n# Title" not in outside
-    assert text.count("\n````yaml\n") == 1
+    plain = read_page(as_html(finished_card()))
+    page = read_page(as_html(card))
+    assert {element.tag for element in page.elements} <= {element.tag for element in plain.elements}
+    assert page.links() == plain.links()
+    assert page.texts("h2") == plain.texts("h2")
+    assert len(page.all("h1")) == 1
+    assert page.text.count("<script>alert(1)</script>") == 6
 
 
 def test_the_same_job_gives_the_same_bytes():

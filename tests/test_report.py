@@ -17,17 +17,29 @@ from tests.finished import (
     finished_job,
     finished_report,
 )
-from tests.pages import Page, assert_inert
+from tests.page_reader import assert_inert, read_page
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7*7 }}\u202egnp.exe</pre></bdi>"
 
 
-def page(report: Report) -> Page:
-    return Page(render_report(report))
+def text_of(report: Report) -> str:
+    """Everything a reader sees from the headline on."""
+    return said(render_report(report))
+
+
+def said(html: str) -> str:
+    body = html[html.index("<body>") :]
+    return " ".join(read_page(body).text.split())
+
+
+def marked(report: Report) -> list[str]:
+    legend, *texts = read_page(render_report(report)).texts("mark")
+    assert legend == "marked"
+    return texts
 
 
 def test_the_verdict_comes_first_with_losses_and_interval():
-    text = page(finished_report()).text
+    text = text_of(finished_report())
     assert text.startswith(
         "Report on job 0007-support Improved: it fits your held-out rows better than the base does "
         "On 50 rows it was not trained on, the loss fell from 6.249 to 2.114; "
@@ -39,7 +51,7 @@ def test_the_verdict_comes_first_with_losses_and_interval():
 
 
 def test_it_never_claims_that_the_model_is_better():
-    assert "it is better" not in page(finished_report()).text.lower()
+    assert "it is better" not in text_of(finished_report()).lower()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +64,7 @@ def test_it_never_claims_that_the_model_is_better():
 )
 def test_other_verdicts_say_why(verdict, headline):
     evaluation = EVALUATION | {"verdict": verdict, "reasons": ["the loss hardly changed"]}
-    text = page(finished_report(evaluation=evaluation)).text
+    text = text_of(finished_report(evaluation=evaluation))
     assert f"{headline} The loss hardly changed." in text
 
 
@@ -61,28 +73,28 @@ def test_without_held_out_rows_there_is_no_comparison_to_show():
         ("base_loss", "tuned_loss", "difference", "interval", "stop_rate_base", "stop_rate_tuned"), None
     )
     evaluation = EVALUATION | unknown | {"verdict": "unproven", "reasons": ["there were no held-out rows"]}
-    text = page(finished_report(evaluation=evaluation, samples=(), evals=())).text
+    text = text_of(finished_report(evaluation=evaluation, samples=(), evals=()))
     assert "Loss on your held-out rows" not in text
     assert "come to an end" not in text
     assert "Loss on a general English text" in text
 
 
 def test_a_dry_run_says_what_the_job_would_take():
-    text = page(checked_report()).text
+    text = text_of(checked_report())
     assert "Checked: this job can be trained It needs 9.5 GB of memory and about 1 min 30 s for 20 steps." in text
     assert "Measured" not in text
     assert "How to use the adapter" not in text
-    assert "Checked: this job would not fit" in page(checked_report(plan=PLAN | {"fits": False})).text
+    assert "Checked: this job would not fit" in text_of(checked_report(plan=PLAN | {"fits": False}))
 
 
 def test_samples_stand_side_by_side():
-    text = page(finished_report()).text
+    text = text_of(finished_report())
     assert "Wanted On its way. Base Dear customer, it It did not come to an end. Tuned On its way!" in text
     assert "Held-out row 40" in text
 
 
 def test_a_prompt_of_the_recipe_has_no_wanted_answer():
-    text = page(finished_report(samples=[SAMPLE | {"row": None, "answer": None}])).text
+    text = text_of(finished_report(samples=[SAMPLE | {"row": None, "answer": None}]))
     assert "Prompt 1 of the recipe" in text
     assert "Wanted" not in text
 
@@ -90,28 +102,27 @@ def test_a_prompt_of_the_recipe_has_no_wanted_answer():
 def test_samples_beyond_the_first_are_a_click_away():
     html = render_report(finished_report(samples=[SAMPLE | {"row": row} for row in range(1, 9)]))
     assert "5 more samples" in html
-    assert "Held-out row 8" in Page(html).text
+    assert "Held-out row 8" in said(html)
 
 
 def test_trained_tokens_are_marked():
-    marked = page(finished_report()).marked
-    assert marked == ["marked", "On its way.<|im_end|>", "Welcome.<|im_end|>"]
+    assert marked(finished_report()) == ["On its way.<|im_end|>", "Welcome.<|im_end|>"]
 
 
 def test_brackets_of_the_dataset_do_not_shift_the_marks():
     text = "legend\n\n──── row 1: 4 tokens, 2 trained ────\na ⟧ b ⟦c ⟦ d⟧ e\n"
-    assert page(finished_report(labels_text=text)).marked == ["marked", "c ", "⟦", " d"]
+    assert marked(finished_report(labels_text=text)) == ["c ⟦ d"]
 
 
 def test_a_long_example_is_cut_and_points_to_the_file():
     text = f"legend\n\n──── row 1: 9000 tokens, 9000 trained ────\n⟦{'word ' * 9000}⟧\n"
-    html = render_report(finished_report(labels_text=text))
-    assert "It goes on in labels.txt." in Page(html).text
-    assert html.count("word ") <= LONGEST_EXAMPLE / 5
+    report = finished_report(labels_text=text)
+    assert "It goes on in labels.txt." in text_of(report)
+    assert len(marked(report)[0]) <= LONGEST_EXAMPLE
 
 
 def test_dataset_plan_and_origin_are_told():
-    text = page(finished_report()).text
+    text = text_of(finished_report())
     assert "Rows in the dataset 500 Dropped: longer than the max sequence length 3 Kept 497" in text
     assert "In answers, which are trained 22,911 (37 %)" in text
     assert "95 % of the rows have at most 134" in text
@@ -130,7 +141,7 @@ def test_warnings_and_notes_are_told_once_gravest_first():
         prepare={"warnings": [problem]},
         evaluation=EVALUATION | {"warnings": ["forgetting: the loss rose"]},
     )
-    text = page(report).text
+    text = text_of(report)
     said = ["Forgetting: the loss rose.", "Support.jsonl:12: this row occurs twice.", "Read as Windows-1252."]
     places = [text.lower().index(sentence.lower()) for sentence in said]
     assert places == sorted(places)
@@ -138,13 +149,14 @@ def test_warnings_and_notes_are_told_once_gravest_first():
 
 
 def test_an_empty_dataset_of_a_dry_run_divides_by_nothing():
-    assert "Tokens in the kept rows 0" in page(checked_report(labels=LABELS | {"tokens_total": 0})).text
+    assert "Tokens in the kept rows 0" in text_of(checked_report(labels=LABELS | {"tokens_total": 0}))
 
 
 @pytest.mark.parametrize("report", [finished_report(), checked_report()], ids=["finished", "checked"])
 def test_nothing_runs_and_nothing_is_fetched(report):
-    assert_inert(page(report))
-    assert not re.search(r"https?:", render_report(report))
+    html = render_report(report)
+    assert_inert(html)
+    assert not re.search(r"https?:", html)
 
 
 def test_hostile_text_is_inert_wherever_it_stands():
@@ -167,10 +179,9 @@ def test_hostile_text_is_inert_wherever_it_stands():
         versions={HOSTILE: HOSTILE},
     )
     html = render_report(report)
-    assert_inert(Page(html))
-    assert Page(html).text.count("<script>alert(1)</script>") >= 15
+    assert_inert(html)
+    assert said(html).count("<script>alert(1)</script>") >= 15
     assert "{{ 7*7 }}" in html
-    assert "\u202e" not in html
 
 
 def test_text_from_right_to_left_keeps_its_own_direction():
@@ -181,20 +192,21 @@ def test_text_from_right_to_left_keeps_its_own_direction():
 
 def test_content_that_is_not_there_is_empty():
     call = {"role": "assistant", "content": None}
-    assert "None" not in page(finished_report(samples=[SAMPLE | {"messages": [call]}])).text
+    assert "None" not in text_of(finished_report(samples=[SAMPLE | {"messages": [call]}]))
 
 
 def test_ids_are_unique_so_that_drawings_do_not_borrow_from_each_other():
-    ids = page(finished_report()).ids()
+    elements = read_page(render_report(finished_report())).elements
+    ids = [element.attributes["id"] for element in elements if "id" in element.attributes]
     assert ids
     assert len(ids) == len(set(ids))
 
 
 def test_every_figure_says_in_words_what_it_shows():
-    shown = page(finished_report())
-    assert shown.count("figure") == shown.count("figcaption") == 4
-    assert shown.count("svg") == 5
-    assert "Training loss from 5.600 at step 1 to 0.950 at step 20." in shown.text
+    shown = read_page(render_report(finished_report()))
+    assert len(shown.all("figure")) == len(shown.all("figcaption")) == 4
+    assert len(shown.all("svg")) == 5
+    assert shown.texts("figcaption")[0].startswith("Training loss from 5.600 at step 1 to 0.950 at step 20.")
 
 
 def test_the_same_job_gives_the_same_bytes():
