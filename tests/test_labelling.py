@@ -296,7 +296,7 @@ def model_with(folder, template: str, **changes):
         (
             "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
             "labels_unproven",
-            "stop",
+            "leaves out an answer",
         ),
         ("{{ raise_exception('roles must alternate') }}", "chat_template_refuses", "roles must alternate"),
         ("{{ messages[7].content.upper() }}", "chat_template_refuses", "undefined|no element"),

@@ -78,8 +78,12 @@ class SpanFinder:
         return [self._marked_turn(text, messages, index, ends, tools) for index in _answers(messages)]
 
     def _marked_turn(self, text: str, messages: Messages, index: int, ends: Ends, tools: Tools) -> Turn:
-        if messages[index].get("tool_calls") and call_mark(index) not in ends:
+        calls = messages[index].get("tool_calls")
+        if calls and call_mark(index) not in ends:
             raise Unproven("the template leaves out tool calls")
+        # With a call, words before it are a thought, which templates may leave out.
+        if not calls and core(messages[index].get("content")) and words_mark(index) not in ends:
+            raise Unproven("the template leaves out an answer")
         start = self._start(text, messages, index, ends, tools)
         end = self._stop_after(text, end_of(ends, index) or start)
         next_words = min((places[0] for number, places in ends.items() if number > call_mark(index)), default=end)
@@ -147,7 +151,10 @@ class SpanFinder:
             raise Unproven("the template does not take the beginning of the conversation") from refusal
         if any(call_name(call) not in turn for call in messages[index].get("tool_calls") or ()):
             raise Unproven("the template leaves out tool calls")
-        written = [turn.rfind(words) + len(words) for words in _words(messages[index]) if words in turn]
+        last_words = core(messages[index].get("content")).rpartition("\n")[2]
+        if last_words not in turn and not messages[index].get("tool_calls"):
+            raise Unproven("the template leaves out an answer")
+        written = [turn.rfind(words) + len(words) for words in _words(messages[index], last_words) if words in turn]
         return Turn(index, start, start + self._stop_after(turn, max(written, default=0)))
 
     def _next_turn(self, text: str, messages: Messages, index: int, tools: Tools) -> int:
@@ -167,8 +174,8 @@ def _answers(messages: Messages) -> Iterator[int]:
     return (index for index, message in enumerate(messages) if message["role"] == "assistant")
 
 
-def _words(message: Message) -> Iterator[str]:
+def _words(message: Message, last_words: str) -> Iterator[str]:
     """What of a message may be found in its turn again."""
     thoughts = (message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
-    yield from filter(None, map(core, (message.get("content"), *thoughts)))
+    yield from filter(None, (last_words, *map(core, thoughts)))
     yield from (call_name(call) for call in message.get("tool_calls") or ())
