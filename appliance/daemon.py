@@ -3,8 +3,10 @@
 Nothing in a turn takes longer than a tenth of a second: long work is a stage, or a thread of the reception.
 """
 
+import contextlib
 import logging
 import shutil
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 DATABASE: Final = "appliance.sqlite"
 TURN_SECONDS: Final = 0.25
+ERRORS_IN_A_ROW: Final = 20
 GB: Final = 10**9
 
 
@@ -203,15 +206,32 @@ class Appliance:
     def run(self) -> None:
         """Turn until asked to stop, then let the running stages save what they can."""
         observer = _watch(self.inbox.path, self.wake.now)
-        woken = False
+        woken, errors = False, 0
         try:
             while not self.wake.stopping:
-                self.tick(time.monotonic(), time.time(), woken=woken)
+                errors = 0 if self.turn(woken=woken) else errors + 1
+                if errors > ERRORS_IN_A_ROW:
+                    raise ApplianceError("the loop met an error at every turn", hint="The log has the details.")
                 woken = self.wake.wait(TURN_SECONDS)
         finally:
             if observer is not None:
                 observer.stop()
             self.stop()
+
+    def turn(self, *, woken: bool = False) -> bool:
+        """One turn that a fault of ours, or a passing one of the database, does not end. False when it met one."""
+        try:
+            self.tick(time.monotonic(), time.time(), woken=woken)
+        except Exception:
+            # A running training is worth more than the turn: the next one starts from what is written down.
+            logger.exception("a turn of the loop met an error")
+            return self._count_error()
+        return True
+
+    def _count_error(self) -> bool:
+        with contextlib.suppress(sqlite3.Error):
+            self.store.count("loop_errors_total", {"loop": "main"})
+        return False
 
     def stop(self) -> None:
         """Ask every stage to stop and wait for them; each has its own grace time, then it is killed."""

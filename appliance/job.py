@@ -150,6 +150,9 @@ class Job:
     waiting: Waiting = Waiting.NONE
     waiting_detail: str = ""
     attempt: int = 0
+    """Which attempt at its stage this is."""
+    trainings: int = 0
+    """How often its training was begun."""
     started: float | None = None
     finished: float | None = None
     base_model: str | None = None

@@ -1,6 +1,7 @@
 """Metrics are read, not pushed: a collector looks at the database and at the loop's view at every scrape.
 
-Every value of an enumeration is always exported, 0 included; series of a job end 15 minutes after the job does. Counters and histograms live in the database and go on across restarts.
+Every value of an enumeration is always exported, 0 included; series of a job end 15 minutes after the job does.
+Counters and histograms live in the database and go on across restarts.
 """
 
 import platform

@@ -90,7 +90,8 @@ class Pipeline:
             if self.store.attempts(job.number, stage, mark=mark) >= self.max_attempts:
                 self._give_up(job, stage, now=now)
                 return None
-            attempt = self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)
+            self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)
+            attempt = self.store.attempts(job.number, stage)
             if job.started is None:
                 self.store.observe("job_queue_wait_seconds", now - job.created, WAIT_BUCKETS)
             job = move(
@@ -98,6 +99,7 @@ class Pipeline:
                 JobState.RUNNING,
                 stage=stage,
                 attempt=attempt,
+                trainings=self.store.attempts(job.number, Stage.TRAIN),
                 started=job.started or now,
                 waiting=Waiting.NONE,
                 waiting_detail="",

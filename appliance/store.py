@@ -118,7 +118,8 @@ class Store:
                 (job.number, job.id, job.uuid, job.state, _dump(job), None),
             )
             connection.executemany(
-                "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size, kept)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(job.number, k.path, str(k.device), str(k.inode), k.mtime_ns, k.size, k.kept) for k in keys],
             )
 
@@ -190,8 +191,8 @@ class Store:
 
     # Attempts
 
-    def start_attempt(self, number: int, stage: Stage, *, mark: str, boot_id: str, now: float) -> int:
-        """Count an attempt before it starts, and return how many there were since the stage last got further.
+    def start_attempt(self, number: int, stage: Stage, *, mark: str, boot_id: str, now: float) -> None:
+        """Count an attempt before it starts.
 
         `mark` says how far the stage has come (its newest checkpoint): an attempt that moved it starts a new count, so
         a job is given up only when it fails again and again at the same place.
@@ -201,7 +202,6 @@ class Store:
                 "INSERT INTO attempts (number, stage, mark, boot_id, started) VALUES (?, ?, ?, ?, ?)",
                 (number, stage, mark, boot_id, now),
             )
-        return self.attempts(number, stage, mark=mark)
 
     def attempts(self, number: int, stage: Stage, *, mark: str | None = None) -> int:
         """Attempts of a stage that count: all, or those that began at `mark`."""

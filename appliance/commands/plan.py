@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from appliance.checking import Checked, Files, Source, check_files
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.fitting import Machine, sequence_cap, would_fit
-from appliance.hardware import this_machine
+from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.model_shape import ModelShape, read_shape
 from appliance.models import find_config
@@ -66,7 +65,8 @@ def _machine(settings: Settings, memory: str | None) -> Machine:
     total = int(float(match.group(1)) * unit)
     # Planning for another machine means planning for one with a GPU, as this appliance is made for.
     reserve = min(int(settings.memory_reserve_gb * 10**9), total // 2)
-    return replace(machine, memory_bytes=total, reserve_bytes=reserve, kind="gpu")
+    speed = machine.flops_per_second if machine.kind == "gpu" else GPU_FLOPS
+    return Machine(memory_bytes=total, reserve_bytes=reserve, kind="gpu", flops_per_second=speed)
 
 
 def _check(recipe: Path, dataset: Path | None, settings: Settings) -> Checked:

@@ -73,7 +73,7 @@ def _die_with_parent() -> None:
 
 
 def _stop_on_sigterm() -> None:
-    """Stop where it stands, which loses nothing: a stage without a result starts again. Train saves first, see there."""
+    """Stop where it stands, which loses nothing: a stage without a result starts again. Train saves first."""
     # os._exit and no exception: libraries swallow exceptions raised in the middle of their imports.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(STOPPED))
 

@@ -94,7 +94,7 @@ def manifest_facts(ending: Ending) -> dict[str, Any]:
         "finished": ending.finished,
         "tokens": train.get("content_tokens"),
         "tokens_per_second": train.get("tokens_per_second"),
-        "attempts": sum(event["event"] == "start" for event in ending.events()),
+        "attempts": job.trainings,
     }
 
 
@@ -215,6 +215,7 @@ def _report(ending: Ending, steps: list[Mapping[str, Any]], evals: list[Mapping[
         plan=ending.json("prepare/plan.json"),
         check=ending.json("check/result.json"),
         fetch=ending.json("fetch/result.json"),
+        prepare=ending.json("prepare/result.json"),
         train=train,
         evaluation=ending.json("verify/eval.json"),
         samples=samples,
