@@ -6,7 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from appliance.plots import MOST_POINTS, loss_png, smoothed, thinned, training_figures
+from appliance.charts import exponential, smoothed, thinned
+from appliance.plots import loss_png, training_figures
 from tests.finished import eval_events, step_events
 
 
@@ -59,12 +60,12 @@ def test_a_job_without_steps_has_no_figures():
 def test_a_machine_without_a_gpu_has_one_line_of_memory():
     steps = [{key: value for key, value in event.items() if key != "cuda_reserved_bytes"} for event in step_events(30)]
     memory = training_figures(steps, [])[-1]
-    assert memory.summary == "Process between 4 and 4 GB."
+    assert memory.summary == "Process: 4 GB."
 
 
 def test_speed_counts_each_steps_own_tokens():
     speed = training_figures(step_events(30), [])[2]
-    assert speed.summary == "Tokens per second between 2,000 and 2,000."
+    assert speed.summary == "2,000 tokens per second."
 
 
 def test_axes_have_titles_and_units():
@@ -97,14 +98,24 @@ def test_the_same_events_give_the_same_bytes():
 def test_thinning_keeps_every_spike_and_the_order():
     steps, values = np.arange(10_000.0), np.zeros(10_000)
     values[[17, 5_003]] = 9, -9
-    kept_steps, kept = thinned(steps, values)
-    assert len(kept) <= MOST_POINTS
+    kept_steps, kept = thinned(steps, values, 600)
+    assert len(kept) <= 600
     assert {9.0, -9.0} <= set(kept)
     assert (np.diff(kept_steps) > 0).all()
 
 
-def test_smoothing_follows_a_line_exactly_and_flattens_noise():
-    line = np.arange(100.0)
-    assert np.allclose(smoothed(line), line)
-    noise = np.tile([0.0, 1.0], 100)
-    assert np.ptp(smoothed(noise)[10:-10]) < 0.3
+def test_smoothing_follows_a_line_and_flattens_noise():
+    line = np.arange(1_000.0)
+    assert np.allclose(smoothed(line)[10:-10], line[10:-10])
+    noise = np.tile([0.0, 1.0], 500)
+    assert np.ptp(smoothed(noise)) < 0.2
+
+
+def test_learning_rates_share_one_power_of_ten():
+    assert [exponential(2e-4)(value) for value in (0, 2e-4, 5e-5)] == ["0", "2e-4", "0.5e-4"]
+    assert exponential(0.0)(0.0) == "0"
+
+
+def test_a_learning_rate_of_zero_is_drawn():
+    steps = [event | {"learning_rate": 0.0} for event in step_events(3)]
+    assert training_figures(steps, [])[1].summary == "At most 0."

@@ -206,7 +206,7 @@ def test_every_figure_says_in_words_what_it_shows():
     shown = read_page(render_report(finished_report()))
     assert len(shown.all("figure")) == len(shown.all("figcaption")) == 4
     assert len(shown.all("svg")) == 5
-    assert shown.texts("figcaption")[0].startswith("Training loss from 5.600 at step 1 to 0.950 at step 20.")
+    assert shown.texts("figcaption")[0].startswith("Training loss: 5.600 at step 1 to 0.950 at step 20.")
 
 
 def test_the_same_job_gives_the_same_bytes():
