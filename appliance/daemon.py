@@ -25,14 +25,14 @@ from appliance.drops import Rules
 from appliance.errors import ApplianceError
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
-from appliance.job import ENDED, Outcome, Stage, Waiting, outbox_name
+from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
 from appliance.lock import InstanceLock
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
 from appliance.read_me_first import read_me_first
 from appliance.reception import Reception
 from appliance.settings import Settings
-from appliance.status_files import StatusFiles
+from appliance.status_files import StatusFiles, kept_until
 from appliance.store import Request, Store
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 DATABASE: Final = "appliance.sqlite"
 TURN_SECONDS: Final = 0.25
 ERRORS_IN_A_ROW: Final = 20
+EXPIRY_SECONDS: Final = 3600.0
 GB: Final = 10**9
 
 
@@ -89,7 +90,8 @@ class Appliance:
         self._boot_id = boot_id()
         self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id)
         self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
-        self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store)
+        self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
+        self._next_expiry = float("-inf")
         self.view = View(
             time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
         )
@@ -102,9 +104,8 @@ class Appliance:
         for job in self.crew.recover(boot_id=self._boot_id, wall=wall):
             logger.info("goes on after an interruption", extra={"job": job.id})
         outbox.remove_partials(self.places.outbox)
-        for job in self.store.ended_since(0.0):
-            if (self.places.jobs / job.id / "dropped").exists():
-                self.pipeline.clean(job)
+        for job in self._ended_with_files():
+            self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
 
     def prepare_inbox(self, *, take_over: bool = False) -> None:
         """Claim the inbox and put the note for people and the recipe folders there.
@@ -131,6 +132,7 @@ class Appliance:
         self.crew.follow()
         self.reap_stages(now, wall)
         self.start_stages(now, wall)
+        self.expire(now, wall)
         self.show(now, wall)
 
     def act_on_requests(self, now: float, wall: float) -> None:
@@ -176,7 +178,7 @@ class Appliance:
     def reap_stages(self, now: float, wall: float) -> None:
         for job, _, _ in self.crew.reap(now, wall=wall):
             if job.state in ENDED and job.outcome is not None:
-                self.pipeline.clean(job)
+                self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
                 where = outbox_name(job.id, job.outcome)
                 logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
 
@@ -184,6 +186,15 @@ class Appliance:
         waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
         gpu = Waiting.PAUSED if self._paused() else Waiting.NONE
         self.crew.start(waiting, now, wall=wall, gpu=gpu)
+
+    def expire(self, now: float, wall: float) -> None:
+        """Remove the datasets that were kept in the state folder and whose time is over."""
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + EXPIRY_SECONDS
+        for job in self._ended_with_files():
+            if not self._keeps(job, wall):
+                self.pipeline.clean(job)
 
     def show(self, now: float, wall: float) -> None:
         """Let readers see how things stand: other threads, and the people who only have the outbox."""
@@ -243,6 +254,14 @@ class Appliance:
         self.reception.close()
         self.store.close()
         self._lock.release()
+
+    def _ended_with_files(self) -> list[Job]:
+        return [job for job in self.store.ended_since(0.0) if (self.places.jobs / job.id / "dropped").exists()]
+
+    def _keeps(self, job: Job, wall: float) -> bool:
+        """Whether the dropped files of an ended job stay in the state folder for now."""
+        until = kept_until(job, self.settings)
+        return until is not None and wall < until
 
     def _paused(self) -> bool:
         return self.store.fact("paused") == "True"

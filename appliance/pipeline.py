@@ -267,8 +267,11 @@ class Pipeline:
                 return self._after(job, stage, StageEnd(EndKind.DONE), now=now)
             return self._requeue(job)
 
-    def clean(self, job: Job) -> None:
-        """Remove what an ended job no longer needs: its files lie in the outbox now. Safe to repeat."""
+    def clean(self, job: Job, *, keep_dropped: bool = False) -> None:
+        """Remove what an ended job no longer needs: its files lie in the outbox now. Safe to repeat.
+
+        With `keep_dropped` the dropped files of a succeeded job stay: they were not put into its result.
+        """
         self.store.forget_progress(job.number)
         path = self.jobs / job.id
         for stage in ORDER:
@@ -276,7 +279,8 @@ class Pipeline:
                 if left.name not in KEPT_AFTER_THE_END:
                     _remove(left)
         # Last: while it is there, the next start knows that cleaning is not finished.
-        _remove(path / "dropped")
+        if not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
+            _remove(path / "dropped")
 
 
 def _remove(path: Path) -> None:

@@ -9,16 +9,18 @@ from appliance.crew import Running
 from appliance.drops import Drop, DropState
 from appliance.files import write_whole
 from appliance.inbox import Availability
-from appliance.job import Job, Stage
+from appliance.job import Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
 from appliance.progress import how_far
+from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
 
 logger = logging.getLogger(__name__)
 
 RESULTS_SHOWN = 20
+DAY_SECONDS = 86_400.0
 INBOX_SHOWN = 100
 # People look at it, programs have the API: a few seconds old is fresh enough, and spares the disk.
 EVERY_SECONDS = 2.0
@@ -28,8 +30,9 @@ AT_LEAST_EVERY_SECONDS = 60.0
 class StatusFiles:
     """Writes the board when it has changed, at most every two seconds, at least every minute."""
 
-    def __init__(self, outbox: Path, jobs: Path, store: Store) -> None:
+    def __init__(self, outbox: Path, jobs: Path, store: Store, settings: Settings) -> None:
         self._outbox = outbox
+        self._settings = settings
         self._jobs = jobs
         self._store = store
         self._looked = float("-inf")
@@ -42,7 +45,7 @@ class StatusFiles:
         if now - self._looked < EVERY_SECONDS:
             return
         self._looked = now
-        board = make_board(view, self._store, self._jobs)
+        board = make_board(view, self._store, self._jobs, self._settings)
         if self._last is not None and _same(board, self._last) and now - self._written < AT_LEAST_EVERY_SECONDS:
             return
         try:
@@ -56,7 +59,7 @@ class StatusFiles:
         self._last, self._written, self._troubled = board, now, False
 
 
-def make_board(view: View, store: Store, jobs: Path) -> Board:
+def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Board:
     """The board as things stand: the loop's view, and what the database says of the rest."""
     running = {entry.job.number: entry for entry in view.running}
     waiting = [job for job in store.active_jobs() if job.number not in running]
@@ -65,11 +68,18 @@ def make_board(view: View, store: Store, jobs: Path) -> Board:
         updated=view.time,
         running=tuple(_running_row(entry, view) for entry in running.values()),
         queued=tuple(_queued_row(job, jobs) for job in waiting),
-        results=tuple(_result_row(job, jobs) for job in ended),
+        results=tuple(_result_row(job, jobs, settings) for job in ended),
         inbox=tuple(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
         troubles=tuple(_troubles(view)),
         paused=view.paused,
     )
+
+
+def kept_until(job: Job, settings: Settings) -> float | None:
+    """Until when an ended job's dataset stays in the state folder; None when it does not lie there."""
+    if settings.keep_datasets != "state" or job.outcome is not Outcome.SUCCEEDED or job.finished is None:
+        return None
+    return job.finished + settings.keep_finished_days * DAY_SECONDS
 
 
 def _same(one: Board, other: Board) -> bool:
@@ -97,7 +107,7 @@ def _queued_row(job: Job, jobs: Path) -> QueuedRow:
     return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready)
 
 
-def _result_row(job: Job, jobs: Path) -> ResultRow:
+def _result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
     if job.outcome is None or job.finished is None:
         raise ValueError(f"job {job.id} has not ended")
     verified: Mapping[str, float | None] = JobDir(jobs / job.id).result(Stage.VERIFY) or {}
@@ -110,6 +120,7 @@ def _result_row(job: Job, jobs: Path) -> ResultRow:
         base_loss=verified.get("base_loss"),
         tuned_loss=verified.get("tuned_loss"),
         message=job.message,
+        kept_until=kept_until(job, settings),
     )
 
 

@@ -169,6 +169,20 @@ def test_a_stage_that_does_not_listen_is_killed_after_its_grace_time(box: Box):
     assert box.ended().state is JobState.CANCELLED
 
 
+def test_a_dataset_kept_in_the_state_folder_goes_when_its_time_is_over(tmp_path: Path):
+    box = Box(tmp_path, keep_datasets="state", keep_finished_days=1)
+    box.drop()
+    job = box.ended()
+    dataset = box.appliance.places.jobs / job.id / "dropped" / "support.jsonl"
+    box.shift = 23 * 3600.0
+    box.tick()
+    assert dataset.exists()
+    assert "kept until" in (box.outbox / "STATUS.md").read_text()
+    box.shift = 26 * 3600.0
+    box.turn_until(lambda: not dataset.exists())
+    box.stop()
+
+
 def test_the_same_drop_is_not_taken_twice_when_it_cannot_be_removed(box: Box, monkeypatch: pytest.MonkeyPatch):
     def refuse(path: str, entry: object) -> None:
         raise PermissionError(13, "Permission denied")

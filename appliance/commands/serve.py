@@ -2,16 +2,27 @@
 
 import logging
 import time
+from typing import Final
 
 from appliance.daemon import Appliance
 from appliance.logs import setup_logging
 from appliance.metrics import make_registry
-from appliance.settings import Settings
+from appliance.settings import PREFIX, Settings
 from appliance.wake import Wake
 from appliance.web.app import allowed_hosts, make_app
 from appliance.web.server import WebServer, split_address
 
 logger = logging.getLogger(__name__)
+
+# Settings whose work comes with a later version. Nobody may believe that they do something already.
+NOT_YET: Final = frozenset(
+    {
+        *("hub_org", "hub_push", "hub_push_when", "hub_allow_public", "hub_token", "allowed_datasets"),
+        *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes", "max_job_hours"),
+        *("max_priority", "train_window", "before_train_url", "after_train_url"),
+        *("api_token", "read_token", "notify_urls", "heartbeat_url"),
+    }
+)
 
 
 def serve(*, take_over: bool) -> None:
@@ -28,6 +39,8 @@ def serve(*, take_over: bool) -> None:
     appliance.recover()
     appliance.prepare_inbox(take_over=take_over)
     web.start()
+    for name in sorted(settings.model_fields_set & NOT_YET):
+        logger.warning("%s%s has no effect in this version", PREFIX, name.upper())
     logger.info("serving %s, results in %s, pages on http://%s:%d", appliance.inbox.path, settings.outbox, *web.address)
     appliance.run()
     web.stop()
