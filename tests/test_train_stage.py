@@ -169,7 +169,7 @@ def test_killed_at_a_checkpoint_and_between_two_it_follows_the_uninterrupted_run
 
 
 def test_stopped_it_saves_the_last_finished_step_and_goes_on_with_another_split(tmp_path, trained_job):
-    job = ready_to_train(tmp_path, micro_batch=1, accumulation=8, **NOISE)
+    job = ready_to_train(tmp_path, micro_batch=2, accumulation=4, **NOISE)
 
     process = start_training(job, APPLIANCE_CHECKPOINT_MINUTES=NEVER)
     wait_for(job, lambda event: event["event"] == "step" and event["step"] == STEPS_PER_EPOCH + 3, process)
@@ -177,8 +177,8 @@ def test_stopped_it_saves_the_last_finished_step_and_goes_on_with_another_split(
     assert process.wait(20) == STOPPED
     saved = newest_good_checkpoint(job.path / "train" / "checkpoints")
     finished = steps_of(job)[-1]["step"]
-    # As after an out-of-memory, only the other way round.
-    write_plan(job, micro_batch=2, accumulation=4)
+    # As after an out-of-memory: the same effective batch in other pieces.
+    write_plan(job, micro_batch=1, accumulation=8)
     assert start_training(job).wait(120) == 0
 
     assert saved.step == finished < STEPS

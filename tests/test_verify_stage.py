@@ -9,7 +9,7 @@ from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.stages.training.verdict import RowLoss, compare
 from tests.jobs import run_stage
-from tests.training_jobs import ENVIRONMENT, ask, events
+from tests.training_jobs import ask, events
 
 pytestmark = pytest.mark.train
 
@@ -22,7 +22,7 @@ def copy_of(trained_job, folder):
 @pytest.fixture(scope="module")
 def verified(trained_job, tmp_path_factory):
     job = copy_of(trained_job, tmp_path_factory.mktemp("verified"))
-    code = run_stage(Stage.VERIFY, job, **ENVIRONMENT, APPLIANCE_STATE=str(job.path.parent / "state"))
+    code = run_stage(Stage.VERIFY, job, APPLIANCE_STATE=str(job.path.parent / "state"))
     assert code == 0, (job.path / "verify" / "stage.log").read_text()[-3000:]
     return job
 

@@ -30,6 +30,8 @@ def prepare_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     # One allocation that grows instead of many that leave holes; unsloth_zoo sets the same when it is imported.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    # Waiting threads sleep instead of spinning: beside another busy process, spinning made training 15 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if PTXAS.exists():
         os.environ.setdefault("TRITON_PTXAS_PATH", str(PTXAS))
 
