@@ -1,6 +1,7 @@
 """`appliance check`: the verdict on a dataset, a recipe or both, without a daemon and without training."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,7 @@ def check(paths: list[Path], *, as_json: bool) -> None:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=as_json,
+        disable=as_json or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task("", total=None)
         checked = check_files(files, Settings.load(), progress=lambda rows: bar.update(task, completed=rows))

@@ -1,0 +1,178 @@
+"""The command line as a person meets it: words, exit codes, and never a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.job import Job, JobState, move
+from appliance.store import Store
+
+ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+class Shell:
+    """A folder in which commands are typed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "recipes").mkdir()
+        (folder / "recipes" / "demo.yaml").write_text("base_model: demo\n")
+
+    def type(self, *words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *words],
+            cwd=self.folder,
+            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return done
+
+    def write(self, name: str, text: str) -> str:
+        (self.folder / name).write_text(text)
+        return name
+
+    def database(self, *jobs: Job) -> Store:
+        (self.folder / "state").mkdir()
+        store = Store(self.folder / "state" / "appliance.sqlite")
+        for job in jobs:
+            store.add_job(job)
+        return store
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def a_job(state: JobState = JobState.QUEUED) -> Job:
+    job = Job(7, "0007-support", "u", "support", JobState.QUEUED, 1_790_000_000.0)
+    return job if state is JobState.QUEUED else move(move(job, JobState.RUNNING), state, finished=1_790_000_100.0)
+
+
+def test_every_command_says_what_it_does_with_an_example(shell: Shell):
+    listed = shell.type("--help").stdout
+    for command in ("serve", "demo", "check", "plan", "submit", "jobs", "show", "logs", "cancel", "version"):
+        assert command in listed
+        assert f"Example: appliance {command}" in shell.type(command, "--help").stdout
+
+
+def test_a_sound_dataset_and_recipe_are_said_to_be_sound(shell: Shell):
+    done = shell.type("check", shell.write("a.jsonl", ROW), shell.write("a.yaml", "base_model: demo\n"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 row" in done.stdout
+
+
+def test_every_problem_is_listed_with_its_line_and_the_exit_code_is_two(shell: Shell):
+    done = shell.type(
+        "check", shell.write("a.jsonl", ROW + "nope\n"), shell.write("a.yaml", "base_model: demo\nlr: 1\n")
+    )
+    assert done.returncode == 2
+    assert "a.jsonl:2:" in done.stderr
+    assert "a.yaml:2:" in done.stderr
+    assert "learning_rate" in done.stderr
+
+
+def test_the_verdict_is_there_for_programs(shell: Shell):
+    done = shell.type("check", "--json", shell.write("a.jsonl", "nope\n"))
+    facts = json.loads(done.stdout)
+    assert (done.returncode, facts["usable"], facts["problems"][0]["line"]) == (2, False, 1)
+
+
+def test_a_path_that_is_not_there_is_the_input_being_wrong(shell: Shell):
+    done = shell.type("check", "nowhere.jsonl")
+    assert done.returncode == 2
+    assert "nowhere.jsonl is not a file" in done.stderr
+
+
+def test_a_plan_is_a_bill_with_a_verdict(shell: Shell):
+    done = shell.type("plan", shell.write("a.yaml", "base_model: demo\n"), "--memory", "128GB")
+    assert done.returncode == 0
+    assert "fits" in done.stdout
+    plan = json.loads(shell.type("plan", "a.yaml", "--json").stdout)
+    bill = {
+        name: count
+        for name, count in plan["memory"].items()
+        if name not in ("total_bytes", "machine_bytes", "reserve_bytes")
+    }
+    assert sum(bill.values()) == plan["memory"]["total_bytes"]
+
+
+def test_a_plan_that_does_not_fit_says_what_would(shell: Shell):
+    done = shell.type("plan", shell.write("a.yaml", "base_model: demo\n"), "--memory", "1GB")
+    assert done.returncode == 3
+    assert "would fit" in done.stderr
+
+
+def test_a_model_whose_shape_is_unknown_here_is_the_machine_not_being_ready(shell: Shell):
+    done = shell.type("plan", shell.write("a.yaml", "base_model: demo\n"), "--memory", "much")
+    assert (done.returncode, "--memory" in done.stderr) == (2, True)
+
+
+def test_jobs_without_an_appliance_say_where_there_is_none(shell: Shell):
+    done = shell.type("jobs")
+    assert done.returncode == 3
+    assert "APPLIANCE_STATE" in done.stderr
+
+
+def test_jobs_and_one_job_are_shown_to_people_and_programs(shell: Shell):
+    store = shell.database(a_job())
+    store.note(7, "taken_in", now=1_790_000_000.0, bytes=5)
+    assert "0007-support" in shell.type("jobs").stdout
+    assert json.loads(shell.type("jobs", "--json").stdout)[0]["state"] == "queued"
+    assert "taken in" in shell.type("show", "7").stdout
+    assert json.loads(shell.type("show", "0007-support", "--json").stdout)["events"][0]["event"] == "taken_in"
+
+
+def test_a_job_that_is_none_is_said_to_be_none(shell: Shell):
+    shell.database(a_job())
+    done = shell.type("show", "8")
+    assert (done.returncode, "there is no job 8" in done.stderr) == (2, True)
+
+
+def test_cancel_leaves_a_request_for_the_daemon(shell: Shell):
+    store = shell.database(a_job())
+    assert shell.type("cancel", "7").returncode == 0
+    assert [(request.action, request.target) for request in store.requests()] == [("cancel", "7")]
+
+
+def test_cancel_of_a_job_that_has_ended_comes_too_late(shell: Shell):
+    shell.database(a_job(JobState.SUCCEEDED)).save(a_job(JobState.SUCCEEDED))
+    done = shell.type("cancel", "7")
+    assert (done.returncode, "ended already" in done.stderr) == (2, True)
+
+
+def test_submit_puts_whole_files_into_the_inbox(shell: Shell):
+    (shell.folder / "inbox").mkdir()
+    assert shell.type("submit", shell.write("a.jsonl", ROW), "--recipe", "demo").returncode == 0
+    assert (shell.folder / "inbox" / "demo" / "a.jsonl").read_text() == ROW
+    assert [path.name for path in (shell.folder / "inbox").rglob(".*")] == []
+    again = shell.type("submit", "a.jsonl", "--recipe", "demo")
+    assert (again.returncode, "there already" in again.stderr) == (2, True)
+
+
+def test_submit_with_a_recipe_that_is_none_names_those_there_are(shell: Shell):
+    (shell.folder / "inbox").mkdir()
+    done = shell.type("submit", shell.write("a.jsonl", ROW), "--recipe", "lama")
+    assert (done.returncode, "demo" in done.stderr) == (2, True)
+
+
+def test_a_misspelt_setting_is_an_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("APPLIANCE_INBX", "x")
+    done = shell.type("serve")
+    assert (done.returncode, "APPLIANCE_INBOX" in done.stderr) == (2, True)
+
+
+def test_logs_are_those_of_all_stages_in_order(shell: Shell):
+    shell.database(a_job())
+    for stage, text in (("train", "loss 1\n"), ("check", "fine\n")):
+        folder = shell.folder / "state" / "jobs" / "0007-support" / stage
+        folder.mkdir(parents=True)
+        (folder / "stage.log").write_text(text)
+    assert shell.type("logs", "7").stdout == "── check\nfine\n── train\nloss 1\n"
