@@ -29,11 +29,11 @@ from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
 from appliance.lock import InstanceLock
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
-from appliance.read_me_first import read_me_first
 from appliance.reception import Reception
 from appliance.settings import Settings
 from appliance.status_files import StatusFiles, kept_until
 from appliance.store import Request, Store
+from appliance.texts.read_me_first import read_me_first
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import pynvml
 
-from appliance.fitting import Machine
 from appliance.memory import read_memory
+from appliance.planning.fitting import Machine
 from appliance.settings import Settings
 
 # What training reaches where nothing was measured yet. GB10 sustains 60 to 80 TFLOP/s of 91 in such work.

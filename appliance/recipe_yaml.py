@@ -15,7 +15,7 @@ from appliance.errors import InputError, Problem, Reason
 from appliance.foreign_names import explain_unknown
 from appliance.job import Priority
 from appliance.recipe import EXPECTED, RIVALS, DatasetName, ModelName, Recipe, Sha256, resolve
-from appliance.wording import clip, visible
+from appliance.texts.wording import clip, visible
 from appliance.yaml_tree import LONGEST_VALUE, Path, Place, Tree, read_tree
 
 _MOST_PROBLEMS: Final = 100

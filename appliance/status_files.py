@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from appliance.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
 from appliance.crew import Running
 from appliance.drops import Drop, DropState
 from appliance.files import write_whole
@@ -15,6 +14,7 @@ from appliance.names import printable
 from appliance.progress import how_far
 from appliance.settings import Settings
 from appliance.store import Store
+from appliance.texts.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
 from appliance.view import View
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
 )
 
 from appliance.errors import Problem, Reason
-from appliance.wording import clip, visible
+from appliance.texts.wording import clip, visible
 from appliance.yaml_text import decode, explain, scalar
 
 DEEPEST: Final = 8

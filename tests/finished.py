@@ -4,11 +4,11 @@ from dataclasses import replace
 from functools import cache
 
 from appliance.job import DroppedFile, Job, JobState, Role
-from appliance.model_card import Card
-from appliance.plots import training_figures
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import recipe_as_yaml
-from appliance.report import Figure, Report
+from appliance.texts.model_card import Card
+from appliance.texts.plots import training_figures
+from appliance.texts.report import Figure, Report
 
 RECIPE = Recipe(base_model="Qwen/Qwen3-8B", learning_rate=2e-4)
 COMMIT = "b968826d9c46dd6066d109eabc6255188de91218"

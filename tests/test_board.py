@@ -5,11 +5,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from appliance.board import REFRESH_SECONDS, Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html
-from appliance.board import status_markdown as markdown
 from appliance.drops import DropState
 from appliance.job import JobState, Outcome, Stage, Verdict, Waiting
 from appliance.status_files import AT_LEAST_EVERY_SECONDS
+from appliance.texts.board import REFRESH_SECONDS, Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html
+from appliance.texts.board import status_markdown as markdown
 from tests.page_reader import assert_inert, read_page
 
 NOW = 1_790_000_000.0

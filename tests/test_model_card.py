@@ -8,8 +8,8 @@ import pytest
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
-from appliance.model_card import Card, model_card
 from appliance.recipe import Hub, LoRA
+from appliance.texts.model_card import Card, model_card
 from tests.finished import EVALUATION, FETCH, RECIPE, SHA256, TRAIN, finished_card
 from tests.page_reader import read_page
 

@@ -4,7 +4,7 @@ from importlib.resources import files
 import pytest
 
 from appliance.errors import InputError
-from appliance.model_shape import read_shape
+from appliance.planning.model_shape import read_shape
 from tests import shapes
 
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import InputError, Reason
-from appliance.fitting import Machine, load_of, sequence_cap, sequence_length, smaller_split, would_fit
-from appliance.memory_bill import memory_bill, nf4_bytes, weights_bytes
-from appliance.model_shape import read_shape
-from appliance.plan import DataFacts, does_not_fit, make_plan
+from appliance.planning.fitting import Machine, load_of, sequence_cap, sequence_length, smaller_split, would_fit
+from appliance.planning.memory_bill import memory_bill, nf4_bytes, weights_bytes
+from appliance.planning.model_shape import read_shape
+from appliance.planning.plan import DataFacts, does_not_fit, make_plan
 from appliance.recipe import Recipe
 from tests import shapes
 
@@ -173,7 +173,7 @@ def test_planning_is_quick_and_loads_nothing_heavy():
     make_plan(recipe(), LLAMA_70B, facts(5000), SPARK)
     assert time.perf_counter() - began < 0.05
     heavy = "{'torch', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)"
-    code = f"import sys, appliance.plan; sys.exit(bool({heavy}))"
+    code = f"import sys, appliance.planning.plan; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from appliance.charts import exponential, smoothed, thinned
-from appliance.plots import loss_png, training_figures
+from appliance.texts.charts import exponential, smoothed, thinned
+from appliance.texts.plots import loss_png, training_figures
 from tests.finished import eval_events, step_events
 
 

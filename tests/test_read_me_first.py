@@ -6,7 +6,7 @@ import re
 from appliance.drops import is_button
 from appliance.job import Role
 from appliance.names import role_of
-from appliance.read_me_first import BUTTONS, read_me_first
+from appliance.texts.read_me_first import BUTTONS, read_me_first
 
 TEXT = read_me_first(["demo", "llama-3.1-8b"])
 

@@ -5,7 +5,7 @@ from datetime import UTC
 
 import pytest
 
-from appliance.report import LONGEST_EXAMPLE, Report, render_report
+from appliance.texts.report import LONGEST_EXAMPLE, Report, render_report
 from tests.finished import (
     EVALUATION,
     FETCH,

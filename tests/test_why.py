@@ -8,8 +8,8 @@ from markdown_it import MarkdownIt
 
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
-from appliance.remedies import FAILURES, REJECTIONS
-from appliance.why import SHOWN_OF_A_KIND, Why, why_html, why_markdown
+from appliance.texts.remedies import FAILURES, REJECTIONS
+from appliance.texts.why import SHOWN_OF_A_KIND, Why, why_html, why_markdown
 from tests.page_reader import assert_inert, read_page
 
 UNKNOWN_KEY = Problem(

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from appliance import markdown as md
-from appliance.pages import coded, foreign, foreign_block
-from appliance.wording import clip, duration, loss, moment, moment_iso, plural, rate, sentence, size, visible
+from appliance.texts import markdown as md
+from appliance.texts.pages import coded, foreign, foreign_block
+from appliance.texts.wording import clip, duration, loss, moment, moment_iso, plural, rate, sentence, size, visible
 from tests.page_reader import read_page
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=60)

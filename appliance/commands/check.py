@@ -15,7 +15,7 @@ from appliance.errors import ApplianceError, InputError
 from appliance.job import Role
 from appliance.names import printable, role_of
 from appliance.settings import Settings
-from appliance.wording import plural, sentence
+from appliance.texts.wording import plural, sentence
 
 # Every file that a drop may hold, and where the check wants it.
 FIELDS: Final = {

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from appliance.job import Job, Stage
 from appliance.progress import Progress as StageProgress
 from appliance.progress import fold, how_far, parse_lines
-from appliance.wording import duration, rate
+from appliance.texts.wording import duration, rate
 
 
 class Follower:

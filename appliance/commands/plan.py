@@ -10,15 +10,15 @@ from rich.table import Table
 
 from appliance.checking import Checked, Files, Source, check_files
 from appliance.errors import ApplianceError, InputError, NotReadyError
-from appliance.fitting import Machine, sequence_cap, would_fit
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
-from appliance.model_shape import ModelShape, read_shape
 from appliance.models import find_config
-from appliance.plan import DataFacts, Plan, does_not_fit, make_plan
+from appliance.planning.fitting import Machine, sequence_cap, would_fit
+from appliance.planning.model_shape import ModelShape, read_shape
+from appliance.planning.plan import DataFacts, Plan, does_not_fit, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
-from appliance.wording import duration, size
+from appliance.texts.wording import duration, size
 
 UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "": 10**9}
 # Before a tokenizer has seen the rows: English and code take about this many bytes a token.

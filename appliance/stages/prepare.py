@@ -5,13 +5,13 @@ from typing import Any
 
 from appliance.errors import InputError
 from appliance.files import write_json
-from appliance.fitting import sequence_cap, would_fit
 from appliance.hardware import this_machine
 from appliance.job import Role, Stage
 from appliance.job_dir import JobDir, RowProgress
-from appliance.model_shape import read_shape
 from appliance.models import read_config
-from appliance.plan import DataFacts, does_not_fit, make_plan
+from appliance.planning.fitting import sequence_cap, would_fit
+from appliance.planning.model_shape import read_shape
+from appliance.planning.plan import DataFacts, does_not_fit, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 

@@ -12,13 +12,13 @@ from appliance.errors import Problem
 from appliance.files import write_json, write_whole
 from appliance.job import FailureClass, Job, Outcome, Stage
 from appliance.job_dir import JobDir
-from appliance.model_card import Card, model_card
-from appliance.plots import loss_png, training_figures
 from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
-from appliance.report import Report, render_report
 from appliance.stages.training.checkpoints import assemble_adapter, newest_good_checkpoint
-from appliance.why import Why, why_html, why_markdown
+from appliance.texts.model_card import Card, model_card
+from appliance.texts.plots import loss_png, training_figures
+from appliance.texts.report import Report, render_report
+from appliance.texts.why import Why, why_html, why_markdown
 
 LOG_LINES: Final = 400
 # Copied as the stages left them: the result's name, and where it lies in the job directory.

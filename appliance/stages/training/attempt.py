@@ -59,8 +59,12 @@ class Attempt:
         self._step_began = self._saved_at = time.monotonic()
 
     def end_micro_batch(self) -> None:
-        """A micro-batch was trained on; say so at most once a second."""
+        """A micro-batch was trained on."""
         self._step_batches.append(self.collated.popleft())
+        self.show_life()
+
+    def show_life(self) -> None:
+        """Tell who watches for stalls that work goes on, at most once a second."""
         now = time.monotonic()
         if now - self._heartbeat >= HEARTBEAT_SECONDS:
             self._heartbeat = now

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,7 +62,7 @@ def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float, reserv
     best = attempt.standing.best_step if held_out and held_out.keep_best else None
     chosen = checkpoint_of_step(checkpoints, best or attempt.standing.step)
     adapter = assemble_adapter(chosen, prepared.tokenizer, folder / "adapter")
-    return describe(attempt.standing, loaded, trainer) | {"adapter_step": chosen.step, "adapter": adapter}
+    return training_facts(attempt.standing, loaded, trainer) | {"adapter_step": chosen.step, "adapter": adapter}
 
 
 def make_trainer(prepared: Prepared, loaded: LoadedModel, output: Path) -> SFTTrainer:
@@ -131,7 +132,8 @@ def counting(collate: Collate, counts: deque[BatchCount]) -> Collate:
                 padding_tokens=batch["input_ids"].numel() - content,
                 # The first token of a row has nothing before it to be predicted from.
                 target_tokens=int((batch["labels"][..., 1:] != -100).sum()),
-                samples=sum(len(example.get("seq_lengths", "1")) for example in examples),
+                # A packed row holds several.
+                samples=sum(len(example["seq_lengths"]) if "seq_lengths" in example else 1 for example in examples),
             )
         )
         return batch
@@ -144,20 +146,16 @@ def watch_held_out_rows(trainer: SFTTrainer, prepared: Prepared, attempt: Attemp
     if prepared.eval_rows is None:
         return None
     rows = Dataset.from_file(str(prepared.eval_rows)).select_columns(["input_ids", "labels"])
-    collate, recipe = trainer.data_collator, prepared.recipe
-
-    def loss() -> float | None:
-        return held_out_loss(trainer, rows, collate, is_stopping=lambda: attempt.is_stopping)
+    recipe = prepared.recipe
 
     several_epochs = total_steps(trainer) > steps_per_epoch(trainer)
     keep_best = several_epochs if recipe.keep_best == "auto" else recipe.keep_best
+    loss = partial(held_out_loss, trainer, rows, trainer.data_collator, attempt)
     return HeldOut(loss, len(rows), keep_best=keep_best, patience=recipe.early_stopping_patience)
 
 
-def held_out_loss(
-    trainer: SFTTrainer, rows: Dataset, collate: Collate, *, is_stopping: Callable[[], bool]
-) -> float | None:
-    """Mean loss over the trained tokens of `rows`, one row at a time; None when interrupted.
+def held_out_loss(trainer: SFTTrainer, rows: Dataset, collate: Collate, attempt: Attempt) -> float | None:
+    """Mean loss over the trained tokens of `rows`, one row at a time; None when asked to stop meanwhile.
 
     Not Trainer.evaluate: its data loader draws from the random numbers that training goes on with, and a resumed run
     would leave the uninterrupted one's track.
@@ -165,8 +163,9 @@ def held_out_loss(
     loss, tokens = 0.0, 0
     trainer.model.eval()
     for row in rows:
-        if is_stopping():
+        if attempt.is_stopping:
             return None
+        attempt.show_life()
         batch = collate([row])
         targets = int((batch["labels"][..., 1:] != -100).sum())
         row_loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
@@ -213,7 +212,7 @@ def catch_up(trainer: SFTTrainer, attempt: Attempt, callback: AttemptCallback, r
     attempt.save({})
 
 
-def describe(standing: Standing, loaded: LoadedModel, trainer: SFTTrainer) -> dict[str, Any]:
+def training_facts(standing: Standing, loaded: LoadedModel, trainer: SFTTrainer) -> dict[str, Any]:
     """The facts of `result.json`."""
     return {
         "steps": standing.step,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from appliance.dataset.split import Hashes, Mask, Split, held_out_count, split, split_off
 from appliance.errors import InputError
 from appliance.files import write_json, write_whole
-from appliance.fitting import sequence_length
+from appliance.planning.fitting import sequence_length
 from appliance.recipe import Recipe
 from appliance.stages.training.labels.examples_file import ExampleWriter, distribute, first_examples
 from appliance.stages.training.labels.kit import Kit, conversation_kit, text_kit

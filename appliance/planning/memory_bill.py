@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
-from appliance.model_shape import Linear, ModelShape
+from appliance.planning.model_shape import Linear, ModelShape
 
 MachineKind = Literal["cpu", "gpu"]
 

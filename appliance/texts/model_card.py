@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from appliance import markdown as md
 from appliance.job import Verdict
 from appliance.names import slug
 from appliance.recipe import Recipe
-from appliance.usage import DEMO, load_with_peft, load_with_unsloth, serve_with_vllm
-from appliance.wording import VERDICTS, loss, percent, plural, sentence
+from appliance.texts import markdown as md
+from appliance.texts.usage import DEMO, load_with_peft, load_with_unsloth, serve_with_vllm
+from appliance.texts.wording import VERDICTS, loss, percent, plural, sentence
 
 # The licences that the Hub knows by name; its card check refuses any other word.
 # fmt: off

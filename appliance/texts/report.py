@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from markupsafe import Markup, escape
 
 from appliance.job import Job, Verdict
-from appliance.pages import render
-from appliance.usage import load_with_peft
-from appliance.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
+from appliance.texts.pages import render
+from appliance.texts.usage import load_with_peft
+from appliance.texts.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
 
 # A JSON object as a stage left it.
 Facts = Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from appliance import wording
+from appliance.texts import wording
 
 # Even text that slipped through the escaping could neither run nor fetch anything.
 CONTENT_POLICY: Final = (

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, StrMethodFormatter
 
-from appliance.charts import (
+from appliance.texts.charts import (
     FEWEST_FOR_A_TREND,
     Chart,
     Series,
@@ -28,8 +28,8 @@ from appliance.charts import (
     speed_chart,
     thinned,
 )
-from appliance.report import Facts, Figure
-from appliance.wording import loss
+from appliance.texts.report import Facts, Figure
+from appliance.texts.wording import loss
 
 # The colours of page.css in the light. In the page they become its variables, which follow light and dark.
 PAPER: Final = "#ffffff"

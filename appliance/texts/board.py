@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from appliance import markdown as md
 from appliance.drops import DropState
 from appliance.job import JobState, Outcome, Stage, Verdict, Waiting, outbox_name
-from appliance.pages import render
-from appliance.wording import STAGES, VERDICTS, clip, duration, loss, moment, rate, sentence
+from appliance.texts import markdown as md
+from appliance.texts.pages import render
+from appliance.texts.wording import STAGES, VERDICTS, clip, duration, loss, moment, rate, sentence
 
 REFRESH_SECONDS: Final = 5
 LONGEST_GIST: Final = 200

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.report import Facts
-from appliance.wording import loss, rate, sentence
+from appliance.texts.report import Facts
+from appliance.texts.wording import loss, rate, sentence
 
 FEWEST_FOR_A_TREND: Final = 20
 # As much of the run as one point of the trend averages over.

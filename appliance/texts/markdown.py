@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from appliance.wording import visible
+from appliance.texts.wording import visible
 
 # An underscore inside a word and a hyphen inside a line mean nothing in Markdown and stay as they are.
 _ACTIVE: Final = re.compile(r"[\\`*\[\]<>|]|&(?=[#\w])|\b_|_\b|~(?=~)|^[~#+=-]|^\d+(?=[.)])")

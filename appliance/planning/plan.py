@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any, Final
 
 from appliance.errors import Problem, Reason
-from appliance.fitting import (
+from appliance.planning.fitting import (
     LONGEST_SEQUENCE,
     Machine,
     Split,
@@ -20,8 +20,8 @@ from appliance.fitting import (
     optimizer,
     sequence_cap,
 )
-from appliance.memory_bill import GIB, Bill, Load
-from appliance.model_shape import ModelShape
+from appliance.planning.memory_bill import GIB, Bill, Load
+from appliance.planning.model_shape import ModelShape
 from appliance.recipe import Recipe
 
 # Assumed while nothing is known about the rows.

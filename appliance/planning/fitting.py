@@ -6,8 +6,8 @@ from math import ceil
 from typing import Any, Final
 
 from appliance.errors import InputError, Problem, Reason
-from appliance.memory_bill import Bill, Load, MachineKind, memory_bill
-from appliance.model_shape import ModelShape
+from appliance.planning.memory_bill import Bill, Load, MachineKind, memory_bill
+from appliance.planning.model_shape import ModelShape
 from appliance.recipe import Recipe
 
 LONGEST_SEQUENCE: Final = 8192

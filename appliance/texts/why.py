@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from appliance import markdown as md
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
-from appliance.pages import render
-from appliance.remedies import FAILURES, REJECTIONS
-from appliance.wording import STAGES, clip, moment, plural, sentence
+from appliance.texts import markdown as md
+from appliance.texts.pages import render
+from appliance.texts.remedies import FAILURES, REJECTIONS
+from appliance.texts.wording import STAGES, clip, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
 _LONGEST_FINDING: Final = 300
