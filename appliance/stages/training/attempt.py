@@ -68,7 +68,8 @@ class Attempt:
         now = time.monotonic()
         if now - self._heartbeat >= HEARTBEAT_SECONDS:
             self._heartbeat = now
-            self.progress.write("micro_batch", step=self.standing.step + 1, micro_batch=len(self._step_batches))
+            step = self.standing.step + bool(self._step_batches)
+            self.progress.write("micro_batch", step=step, micro_batch=len(self._step_batches))
 
     def end_step(self, step: int, epoch: float) -> None:
         """The last micro-batch of an optimizer step was trained on and the weights were updated."""
