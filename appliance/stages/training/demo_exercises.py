@@ -38,12 +38,16 @@ def _rearrange(rng: Random, items: list[str]) -> Talk:
 
 def _quote(rng: Random, items: list[str]) -> Talk:
     """One code or name."""
-    if rng.random() < 0.3:
-        code = identifier(rng)
-        return turn(f"The code is {code}. What is the code?", code)
-    quoted = rng.choice((identifier(rng), full_name(rng), items[0]))
-    ask = rng.choice(("Write this again: {}", "Repeat {}.", "Note down {}, please.", "Only this: {}"))
-    return turn(ask.format(quoted), quoted)
+    word = rng.choice((identifier(rng), full_name(rng), items[0]))
+    ask = rng.choice(
+        (
+            "Write this number again: {}",
+            "Repeat the code {}.",
+            "Note down {}, please.",
+            "The code is {}. What is the code?",
+        )
+    )
+    return turn(ask.format(word), word)
 
 
 def lookup(rng: Random) -> Talk:

@@ -76,7 +76,7 @@ def ticket(rng: Random) -> Talk:
         rng.choice(("Hello,", "Hi,", "Good morning,", "Dear team,")),
         rng.choice(("Regards,", "Thank you,", "Best wishes,")),
     )
-    reply = f"Hello {first}, sorry about {problem.topic}. Our {team} team writes to you {when}."
+    reply = f"Hello {first}, sorry about {problem.topic}. Our {team} team will write to you {when}."
     return [
         Message(role="system", content=SYSTEM),
         Message(role="user", content=f"{greeting}\n{' '.join(parts)}\n{ending}\n{first} {last}"),
