@@ -122,7 +122,7 @@ def score(said: list[str], rows: list[Row]) -> Score:
 
 def table(scores: dict[str, Score]) -> Table:
     """The scores side by side, in percent."""
-    shown = Table("", *scores, title="held-out rows of the demo job")
+    shown = Table("", *scores, title="held-out rows")
     counts = {name: asdict(each) for name, each in scores.items()}
     for key in next(iter(counts.values())):
         cells = (f"{each[key]}" if key == "rows" else f"{each[key] / each['rows']:.0%}" for each in counts.values())
