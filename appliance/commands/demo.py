@@ -47,10 +47,12 @@ def demo(keep: Path | None) -> None:
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
-    console.print(f"An appliance starts on folders of its own: [bold]{escape(str(root))}[/bold]")
+    console.print(f"An appliance starts on folders of its own: [bold]{escape(str(root))}[/bold]", soft_wrap=True)
     with _daemon(root) as daemon:
         _drop_sample(root / "inbox")
-        console.print(f"{SAMPLE[0]} and its recipe lie in the inbox. From here on the appliance works alone.\n")
+        console.print(
+            f"{SAMPLE[0]} and its recipe lie in the inbox; the rest is the appliance's work.\n", soft_wrap=True
+        )
         job = _wait_for_end(root, daemon)
     _show(job, root / "outbox", console)
 
@@ -115,17 +117,20 @@ def _show(job: Job, outbox: Path, console: Console) -> None:
     facts = json.loads((result / "eval.json").read_text())
     manifest = json.loads((result / "manifest.json").read_text())
     _show_answers(result, console)
+    console.print()
     rate = manifest["tokens_per_second"]
     low, high = facts["interval"]
-    console.print(f"\n[bold]Held-out loss[/bold]  base {facts['base_loss']:.3f} → tuned {facts['tuned_loss']:.3f}")
-    console.print(
-        f"               on {facts['held_out_rows']} rows that were not trained on;"
-        f" difference {facts['difference']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
-    )
-    console.print(f"[bold]Verdict[/bold]        {facts['verdict']}")
-    console.print(f"[bold]Speed[/bold]          {rate:,.0f} tokens/s, padding not counted")
-    console.print(f"[bold]Adapter[/bold]        {escape(str(result / 'adapter'))}")
-    console.print(f"[bold]Report[/bold]         {escape(str(result / 'report.html'))}")
+    for label, value in (
+        ("Held-out loss", f"base {facts['base_loss']:.3f} → tuned {facts['tuned_loss']:.3f}"),
+        ("", f"on {facts['held_out_rows']} rows that were not trained on"),
+        ("", f"difference {facts['difference']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"),
+        ("Verdict", facts["verdict"]),
+        ("Speed", f"{rate:,.0f} tokens/s, padding not counted"),
+        ("Adapter", str(result / "adapter")),
+        ("Report", str(result / "report.html")),
+    ):
+        # Soft-wrapped: a path that is broken over two lines cannot be copied.
+        console.print(f"[bold]{label:<14}[/bold] {escape(value)}", soft_wrap=True)
     if facts["tuned_loss"] >= facts["base_loss"]:
         raise DemoError("the adapter does not fit the held-out rows better than the base does")
 
