@@ -38,7 +38,7 @@ def jobs(*, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("job", "state", "base model", "how far", "taken in", "message"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("state", "taken in"))
     for job in found:
         table.add_row(*_row(job, settings))
     Console().print(table)
@@ -110,9 +110,16 @@ def _progress(job: Job, settings: Settings) -> Progress:
 
 
 def _when(time: float) -> str:
-    return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _event(event: dict[str, Any]) -> str:
-    facts = ", ".join(f"{key} {value}" for key, value in event.items() if key not in ("time", "event"))
-    return str(event["event"]).replace("_", " ") + (f" ({facts})" if facts else "")
+    """One line of a job's history: what happened, then the facts of it."""
+    facts = {key: value for key, value in event.items() if key not in ("time", "event")}
+    match event["event"]:
+        case "stage_started":
+            return f"{facts['stage']} started, attempt {facts['attempt']}"
+        case "stage_ended":
+            return f"{facts['stage']} {facts['kind']} (exit code {facts['exit_code']})"
+    listed = ", ".join(f"{key} {value}" for key, value in facts.items())
+    return str(event["event"]).replace("_", " ") + (f" ({listed})" if listed else "")
