@@ -9,15 +9,10 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
-
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
 
 from appliance import outbox
 from appliance.crew import Crew, Start
@@ -35,7 +30,7 @@ from appliance.status_files import StatusFiles, kept_until
 from appliance.store import Request, Store
 from appliance.texts.read_me_first import read_me_first
 from appliance.view import KEEP_SERIES_SECONDS, View
-from appliance.wake import Wake
+from appliance.wake import Wake, watch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +211,7 @@ class Appliance:
 
     def run(self) -> None:
         """Turn until asked to stop, then let the running stages save what they can."""
-        observer = _watch(self.inbox.path, self.wake.now)
+        observer = watch_folder(self.inbox.path, self.wake.now)
         woken, errors = False, 0
         try:
             while not self.wake.stopping:
@@ -285,24 +280,3 @@ def _make_folder(folder: Path) -> None:
             f"the folder {folder} cannot be made: {error.strerror}",
             hint=f"Make it yourself, or check who may write {folder.parent}.",
         ) from error
-
-
-class _Waker(FileSystemEventHandler):
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type not in ("opened", "closed_no_write"):
-            self._wake()
-
-
-def _watch(path: Path, wake: Callable[[], None]) -> BaseObserver | None:
-    """File events as a hint to look earlier. The listing decides; without events it only takes a little longer."""
-    observer = Observer()
-    try:
-        observer.schedule(_Waker(wake), str(path), recursive=True)
-        observer.start()
-    except OSError as error:
-        logger.info("no file events on the inbox (%s); it is listed regularly all the same", error.strerror)
-        return None
-    return observer

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from appliance.errors import Problem, Reason
+from appliance.drop_problems import not_a_dataset, odd_in_folder, too_many, unsafe_file
+from appliance.errors import Problem
 from appliance.job import Role
-from appliance.names import CHECK_FOLDER, DATA_SUFFIXES, printable, role_of
+from appliance.names import CHECK_FOLDER, printable, role_of
 
 # How long a file whose end looks unfinished must lie unchanged before it is taken as it is. Windows Explorer sets the
 # final size first and fills in the bytes later; a laptop may sleep in the middle.
@@ -208,7 +209,7 @@ def _drops_of_group(view: _View, area: _Area, stem: str, members: list[tuple[str
     strangers = [member for member in others if member[1] is Role.OTHER]
     partners = [member for member in others if member[1] is not Role.OTHER]
     for stranger in strangers:
-        yield _judge(view, area, stem, [stranger], problems=(_not_a_dataset(stranger[0]),))
+        yield _judge(view, area, stem, [stranger], problems=(not_a_dataset(stranger[0]),))
     if len(datasets) <= 1:
         if datasets or partners:
             yield _judge(view, area, _name(view, stem, datasets, partners), datasets + partners)
@@ -297,36 +298,13 @@ def _endings(view: _View, files: list[tuple[str, Role]]) -> tuple[DropState, str
 
 
 def _unsafe_drop(view: _View, area: _Area, path: str) -> Drop:
-    entry = view.sightings[path].entry
-    what = "file with several names (a hard link)" if entry.kind is Kind.FILE else str(entry.kind)
-    problem = Problem(
-        code="unsafe_file",
-        reason=Reason.UNSAFE_FILE,
-        message=f"this is a {what}; only ordinary files are taken. Copy the file itself into the inbox.",
-        file=printable(PurePosixPath(path).name),
-        found=what,
-        expected="an ordinary file",
-    )
     stem, _ = role_of(PurePosixPath(path).name)
+    problem = unsafe_file(path, _what_it_is(view.sightings[path].entry))
     return _judge(view, area, stem, [(path, Role.OTHER)], problems=(problem,))
 
 
-def _not_a_dataset(path: str) -> Problem:
-    name = PurePosixPath(path).name
-    suffix = PurePosixPath(name).suffix.lower()
-    known = ", ".join(sorted(DATA_SUFFIXES))
-    if suffix in (".xlsx", ".xls", ".ods"):
-        message = "spreadsheets cannot be read. In Excel choose File > Save As > CSV UTF-8, and drop the .csv."
-    else:
-        message = f"files ending in {printable(suffix) or 'nothing'} are not datasets. A dataset ends in {known}."
-    return Problem(
-        code="not_a_dataset",
-        reason=Reason.DATASET_FORMAT,
-        message=message,
-        file=printable(name),
-        found=printable(suffix),
-        expected=known,
-    )
+def _what_it_is(entry: Entry) -> str:
+    return "file with several names (a hard link)" if entry.kind is Kind.FILE else str(entry.kind)
 
 
 def _folder_drop(view: _View, area: _Area, folder: str) -> Drop | None:
@@ -361,35 +339,11 @@ def _folder_roles(children: Mapping[str, Sighting]) -> tuple[list[tuple[str, Rol
         files.append((path, role))
         if sighting.entry.kind is not Kind.FILE or sighting.entry.links != 1:
             files[-1] = (path, Role.OTHER)
-            problems.append(_odd_in_folder(name, sighting.entry))
+            problems.append(odd_in_folder(name, _what_it_is(sighting.entry)))
         elif role is Role.OTHER:
-            problems.append(_not_a_dataset(path))
-    problems += _too_many(files)
+            problems.append(not_a_dataset(path))
+    problems += too_many(files)
     return files, tuple(problems)
-
-
-def _odd_in_folder(name: str, entry: Entry) -> Problem:
-    what = "folder" if entry.kind is Kind.FOLDER else f"{entry.kind}" if entry.links == 1 else "hard link"
-    return Problem(
-        code="unsafe_file" if what != "folder" else "folder_in_folder",
-        reason=Reason.UNSAFE_FILE if what != "folder" else Reason.OTHER,
-        message=f"a dropped folder holds ordinary files only, and this is a {what}. Leave it out and drop again.",
-        file=printable(name),
-        found=what,
-        expected="one dataset, and perhaps a recipe and an eval file",
-    )
-
-
-def _too_many(files: list[tuple[str, Role]]) -> Iterator[Problem]:
-    for role, what in ((Role.DATASET, "datasets"), (Role.RECIPE, "recipes"), (Role.EVAL, "eval files")):
-        names = [printable(PurePosixPath(path).name) for path, its_role in files if its_role is role]
-        if len(names) > 1:
-            yield Problem(
-                code=f"several_{what.replace(' ', '_')}",
-                message=f"the folder holds {len(names)} {what}: {', '.join(names)}. Leave one, or drop each alone.",
-                found=", ".join(names),
-                expected="one dataset (or train.* and eval.*) and at most one recipe",
-            )
 
 
 # What a button file may do, on what: `0007.cancel`, `queue.pause`.

@@ -1,9 +1,18 @@
-"""Waiting that a signal, or another thread, can end at once."""
+"""Waiting that a signal, another thread or a change in a folder can end at once."""
 
+import logging
 import os
 import select
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+logger = logging.getLogger(__name__)
 
 
 class Wake:
@@ -43,3 +52,24 @@ class Wake:
     def close(self) -> None:
         os.close(self._reader)
         os.close(self._writer)
+
+
+class _Waker(FileSystemEventHandler):
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.event_type not in ("opened", "closed_no_write"):
+            self._wake()
+
+
+def watch_folder(path: Path, wake: Callable[[], None]) -> BaseObserver | None:
+    """File events as a hint to look earlier. The listing decides; without events it only takes a little longer."""
+    observer = Observer()
+    try:
+        observer.schedule(_Waker(wake), str(path), recursive=True)
+        observer.start()
+    except OSError as error:
+        logger.info("no file events on the inbox (%s); it is listed regularly all the same", error.strerror)
+        return None
+    return observer

@@ -38,7 +38,7 @@ def jobs(*, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("job", "state", "base model", "how far", "taken in", "message"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("state", "taken in"))
+        table.add_column(column, overflow="fold", no_wrap=column != "message")
     for job in found:
         table.add_row(*_row(job, settings))
     Console().print(table)

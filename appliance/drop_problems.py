@@ -1,0 +1,68 @@
+"""Why something in the inbox cannot be a drop, in words a person can act on. Pure."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from appliance.errors import Problem, Reason
+from appliance.job import Role
+from appliance.names import DATA_SUFFIXES, printable
+
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+
+
+def unsafe_file(path: str, what: str) -> Problem:
+    """A link, a pipe or a device in the place of a file: it is never opened."""
+    return Problem(
+        code="unsafe_file",
+        reason=Reason.UNSAFE_FILE,
+        message=f"this is a {what}; only ordinary files are taken. Copy the file itself into the inbox.",
+        file=printable(PurePosixPath(path).name),
+        found=what,
+        expected="an ordinary file",
+    )
+
+
+def not_a_dataset(path: str) -> Problem:
+    """A file whose ending says that it holds no rows."""
+    name = PurePosixPath(path).name
+    suffix = PurePosixPath(name).suffix.lower()
+    known = ", ".join(sorted(DATA_SUFFIXES))
+    if suffix in SPREADSHEETS:
+        message = "spreadsheets cannot be read. In Excel choose File > Save As > CSV UTF-8, and drop the .csv."
+    else:
+        message = f"files ending in {printable(suffix) or 'nothing'} are not datasets. A dataset ends in {known}."
+    return Problem(
+        code="not_a_dataset",
+        reason=Reason.DATASET_FORMAT,
+        message=message,
+        file=printable(name),
+        found=printable(suffix),
+        expected=known,
+    )
+
+
+def odd_in_folder(name: str, what: str) -> Problem:
+    """Something in a dropped folder that is not an ordinary file."""
+    is_folder = what == "folder"
+    return Problem(
+        code="folder_in_folder" if is_folder else "unsafe_file",
+        reason=Reason.OTHER if is_folder else Reason.UNSAFE_FILE,
+        message=f"a dropped folder holds ordinary files only, and this is a {what}. Leave it out and drop again.",
+        file=printable(name),
+        found=what,
+        expected="one dataset, and perhaps a recipe and an eval file",
+    )
+
+
+def too_many(files: Iterable[tuple[str, Role]]) -> Iterator[Problem]:
+    """Several files in a folder where one is allowed."""
+    files = list(files)
+    for role, what in ((Role.DATASET, "datasets"), (Role.RECIPE, "recipes"), (Role.EVAL, "eval files")):
+        names = [printable(PurePosixPath(path).name) for path, its_role in files if its_role is role]
+        if len(names) > 1:
+            yield Problem(
+                code=f"several_{what.replace(' ', '_')}",
+                message=f"the folder holds {len(names)} {what}: {', '.join(names)}. Leave one, or drop each alone.",
+                found=", ".join(names),
+                expected="one dataset (or train.* and eval.*) and at most one recipe",
+            )
