@@ -168,7 +168,9 @@ def held_out_loss(trainer: SFTTrainer, rows: Dataset, collate: Collate, attempt:
         attempt.show_life()
         batch = collate([row])
         targets = int((batch["labels"][..., 1:] != -100).sum())
-        row_loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+        # A resumed model is evaluated before the trainer has put autocast around it.
+        with trainer.accelerator.autocast():
+            row_loss, _, _ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
         loss += row_loss.item() * targets
         tokens += targets
     return loss / tokens
