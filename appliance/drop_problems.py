@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from appliance.errors import Problem, Reason
 from appliance.job import Role
-from appliance.names import DATA_SUFFIXES, printable
+from appliance.names import READABLE_SUFFIXES, printable
 
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
@@ -26,9 +26,9 @@ def not_a_dataset(path: str) -> Problem:
     """A file whose ending says that it holds no rows."""
     name = PurePosixPath(path).name
     suffix = PurePosixPath(name).suffix.lower()
-    known = ", ".join(sorted(DATA_SUFFIXES))
+    known = ", ".join(READABLE_SUFFIXES)
     if suffix in SPREADSHEETS:
-        message = "spreadsheets cannot be read. In Excel choose File > Save As > CSV UTF-8, and drop the .csv."
+        message = "spreadsheets cannot be read. Save each row as a line of JSON, in a file that ends in .jsonl."
     else:
         message = f"files ending in {printable(suffix) or 'nothing'} are not datasets. A dataset ends in {known}."
     return Problem(
