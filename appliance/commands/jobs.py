@@ -11,11 +11,13 @@ from rich.table import Table
 from appliance.commands.follow import how_it_goes, read_progress
 from appliance.commands.state import find_job, open_state
 from appliance.daemon import database_jobs_folder
-from appliance.job import Job, JobState
+from appliance.job import Job, JobState, Waiting
 from appliance.job_dir import job_to_json
 from appliance.outbox import find_result
 from appliance.progress import Progress
 from appliance.settings import Settings
+from appliance.texts.board import WAITS
+from appliance.texts.wording import VERDICTS
 
 LISTED = 50
 COLOURS = {
@@ -37,8 +39,9 @@ def jobs(*, as_json: bool) -> None:
         print("No jobs yet. Drop a .jsonl file into the inbox.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "state", "base model", "how far", "taken in", "message"):
-        table.add_column(column, overflow="fold", no_wrap=column != "message")
+    for column in ("job", "state", "taken in"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("how it stands", overflow="fold")
     for job in found:
         table.add_row(*_row(job, settings))
     Console().print(table)
@@ -77,8 +80,17 @@ def _facts(job: Job, settings: Settings) -> dict[str, Any]:
 
 def _row(job: Job, settings: Settings) -> tuple[str, ...]:
     state = f"[{COLOURS.get(job.state, 'default')}]{_state(job)}[/]"
-    far = how_it_goes(_progress(job, settings)) if job.state is JobState.RUNNING else job.verdict or ""
-    return (escape(job.id), state, escape(job.base_model or ""), far, _when(job.created), escape(_message(job)))
+    taken_in = datetime.fromtimestamp(job.created).astimezone().strftime("%m-%d %H:%M")
+    return (escape(job.id), state, taken_in, escape(_how_it_stands(job, settings)))
+
+
+def _how_it_stands(job: Job, settings: Settings) -> str:
+    """The progress of a running job, why another waits, what came of one that has ended."""
+    if job.state is JobState.RUNNING:
+        return how_it_goes(_progress(job, settings))
+    if job.verdict is not None and job.state is JobState.SUCCEEDED:
+        return VERDICTS[job.verdict]
+    return _message(job)
 
 
 def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
@@ -99,7 +111,7 @@ def _state(job: Job) -> str:
 
 
 def _message(job: Job) -> str:
-    return job.message or (f"waits for {job.waiting} {job.waiting_detail}" if job.waiting != "none" else "")
+    return job.message or ("" if job.waiting is Waiting.NONE else f"{WAITS[job.waiting]}: {job.waiting_detail}")
 
 
 def _progress(job: Job, settings: Settings) -> Progress:
