@@ -216,6 +216,8 @@ BAD_MESSAGES = {
     ),
 }  # fmt: skip
 
+
+HUMAN, GPT = {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}
 BAD_OTHERS = {
     "Alpaca with null": Bad({"instruction": "a", "output": None}, "null_content", "output", "output is null"),
     "Alpaca with an empty answer": Bad({"instruction": "a", "output": ""}, "empty_answer", "output", "output is empty"),
@@ -235,8 +237,37 @@ BAD_OTHERS = {
     "an empty text": Bad({"text": "  "}, "empty_text", "text", "text is empty"),
     "null for a text": Bad({"text": None}, "null_content", "text", "text is null"),
     "a list for a text": Bad({"text": [1]}, "not_text", "text", "text is a list"),
-    "ShareGPT": Bad(
-        {"conversations": [{"from": "human", "value": "a"}]}, "not_yet", None, "ShareGPT (conversations), not yet: "
+    "ShareGPT without an answer": Bad(
+        {"conversations": [HUMAN]}, "no_assistant_turn", "conversations", "no message is from the assistant"
+    ),
+    "ShareGPT without turns": Bad({"conversations": []}, "bad_messages", "conversations", "each with from and value"),
+    "ShareGPT with roles": Bad(
+        {"conversations": [HUMAN, {"role": "gpt", "value": "b"}]},
+        "unknown_role", "conversations[1].from", "called from",
+    ),
+    "a stranger in ShareGPT": Bad(
+        {"conversations": [HUMAN, {"from": "alien", "value": "b"}]},
+        "unknown_role", "conversations[1].from", "is from alien",
+    ),
+    "nobody in ShareGPT": Bad(
+        {"conversations": [HUMAN, {"value": "b"}]}, "unknown_role", "conversations[1].from", "does not say who speaks"
+    ),
+    "ShareGPT without a value": Bad(
+        {"conversations": [HUMAN, {"from": "gpt"}]},
+        "missing_text", "conversations[1].value", "value of turn 2 is missing",
+    ),
+    "an empty answer in ShareGPT": Bad(
+        {"conversations": [HUMAN, {"from": "gpt", "value": " "}]},
+        "empty_answer", "conversations[1].value", "is empty",
+    ),
+    "a text for a turn": Bad({"conversations": [HUMAN, "b"]}, "bad_message", "conversations[1]", "turn 2 is a text"),
+    "a call that is no JSON": Bad(
+        {"conversations": [HUMAN, {"from": "function_call", "value": "look it up"}]},
+        "bad_tool_call", "conversations[1].value", "write it as",
+    ),
+    "an observation without a call": Bad(
+        {"conversations": [HUMAN, {"from": "observation", "value": "b"}, GPT]},
+        "tool_without_call", "conversations[1].from", "calls no tool",
     ),
     "preferences": Bad({"prompt": "a", "chosen": "b", "rejected": "c"}, "not_yet", None, "preference (chosen"),
     "preferences without a prompt": Bad({"chosen": [U, A], "rejected": [U, A]}, "not_yet", None, "preference"),
@@ -249,6 +280,24 @@ BAD_OTHERS = {
     "half a pair": Bad({"question": "a", "anser": "b"}, "unknown_format", None, "did you mean answer by anser?"),
     "no columns": Bad({}, "unknown_format", None, "no columns"),
 }  # fmt: skip
+
+
+def test_sharegpt_with_tools_becomes_messages_with_tools():
+    call = {"from": "function_call", "value": '{"name": "look_up", "arguments": {"word": "a"}}'}
+    row = {
+        "conversations": [HUMAN, call, {"from": "observation", "value": "found"}, {**GPT, "weight": 0}, HUMAN, GPT],
+        "system": "Be brief.",
+        "tools": '[{"name": "look_up", "parameters": {}}]',
+    }
+    _, problems, written = check(row)
+    assert problems == []
+    roles = [message["role"] for message in written[0]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert written[0]["messages"][2]["tool_calls"] == [
+        {"type": "function", "function": {"name": "look_up", "arguments": {"word": "a"}}}
+    ]
+    assert written[0]["messages"][4]["weight"] == 0
+    assert written[0]["tools"] == [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
 
 
 @pytest.mark.parametrize("bad", [*BAD_MESSAGES.values(), *BAD_OTHERS.values()], ids=[*BAD_MESSAGES, *BAD_OTHERS])

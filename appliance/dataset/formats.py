@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from appliance.dataset.findings import Fault
 from appliance.dataset.json_faults import quote
 from appliance.dataset.messages import read_conversation
+from appliance.dataset.sharegpt import read_sharegpt
 from appliance.dataset.texts import kind_of, read_text
 from appliance.dataset.tools import read_tools
 
@@ -124,10 +125,7 @@ FORMATS: Final = (
     Format("preference", {"chosen": object, "rejected": object}, later=_PREFERENCE_LATER),
     Format("KTO", {"prompt": object, "completion": object, "label": bool}, later=_PREFERENCE_LATER),
     Format("messages", {"messages": object}, frozenset({"tools"}), read=_messages),
-    Format(
-        "ShareGPT", {"conversations": object}, frozenset({"tools", "system"}),
-        later="it comes with a later release; write the rows as messages, with role and content",
-    ),
+    Format("ShareGPT", {"conversations": object}, frozenset({"tools", "system"}), read=read_sharegpt),
     Format(
         "Alpaca", {"instruction": object, "output": object}, frozenset({"input", "system", "history"}), read=_alpaca
     ),
