@@ -5,7 +5,6 @@ what the tool answered. What is wrong is appended to `faults` with the keys as t
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -56,7 +55,7 @@ def read_sharegpt(row: Row, faults: list[Fault]) -> Row:
 def _in_its_own_words(fault: Fault) -> Fault:
     """The fault with the keys that the row has: `from` and `value`, not `role` and `content`."""
     key = fault.key and fault.key.replace("].content", "].value").replace("].role", "].from")
-    return replace(fault, key=key)
+    return fault._replace(key=key)
 
 
 def _read_turn(turn: object, number: int, faults: list[Fault]) -> Message:

@@ -1,5 +1,6 @@
 """Whether an adapter is better than its base on the held-out rows, and how sure that is. Pure arithmetic."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ from appliance.job import Verdict
 FEWEST_ROWS = 10
 ROWS_FOR_A_TIE = 20
 TIE = 0.005
-# Enough for an interval that another generator's draws reproduce to three decimals.
-RESAMPLES = 100_000
-_CHUNK = 1_000
+# Rows to draw in all. As many samples as that gives, so that another generator's draws reproduce the interval of a few
+# rows, which is the widest, to three decimals; a second's work at most for the usual number of rows.
+DRAWS = 40_000_000
+FEWEST_SAMPLES, MOST_SAMPLES = 10_000, 2_000_000
+_DRAWS_AT_ONCE = 100_000
 
 FORGETTING = 0.1
 
@@ -40,13 +43,13 @@ class Comparison:
     tokens: int
 
 
-def compare(rows: Sequence[RowLoss], *, seed: int = 0) -> Comparison:
+def compare(rows: Sequence[RowLoss], *, seed: int = 0, draws: int = DRAWS) -> Comparison:
     """The losses over all rows and the paired bootstrap of their difference, drawn over rows."""
     tokens = np.array([row.tokens for row in rows], dtype=np.float64)
     base = np.array([row.base for row in rows])
     tuned = np.array([row.tuned for row in rows])
     total = tokens.sum()
-    low, high = np.quantile(_resampled_differences(tuned - base, tokens, seed), (0.025, 0.975))
+    low, high = np.quantile(_resampled_differences(tuned - base, tokens, seed, draws), (0.025, 0.975))
     return Comparison(
         base_loss=float(base.sum() / total),
         tuned_loss=float(tuned.sum() / total),
@@ -57,14 +60,16 @@ def compare(rows: Sequence[RowLoss], *, seed: int = 0) -> Comparison:
     )
 
 
-def _resampled_differences(gains: NDArray[np.float64], tokens: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The difference per token in samples of the rows drawn with replacement, a chunk at a time to stay small."""
-    draws = np.random.default_rng(seed)
-    chunks = []
-    for _ in range(RESAMPLES // _CHUNK):
-        drawn = draws.integers(0, len(gains), size=(_CHUNK, len(gains)))
-        chunks.append(gains[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    return np.concatenate(chunks)
+def _resampled_differences(
+    gains: NDArray[np.float64], tokens: NDArray[np.float64], seed: int, draws: int
+) -> NDArray[np.float64]:
+    """The difference per token in samples of the rows drawn with replacement, a few at a time to stay small."""
+    rows, chance = len(gains), np.random.default_rng(seed)
+    differences = np.empty(min(max(draws // rows, FEWEST_SAMPLES), MOST_SAMPLES))
+    for part in np.array_split(differences, math.ceil(len(differences) * rows / _DRAWS_AT_ONCE)):
+        drawn = chance.integers(0, rows, size=(len(part), rows))
+        part[:] = gains[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+    return differences
 
 
 def judge(comparison: Comparison | None) -> tuple[Verdict, str]:
