@@ -47,9 +47,10 @@ _VARIABLES: Final = {
     HELD: "--held",
 }
 
-# Width and height in CSS pixels: across the page, and beside others or on a phone.
+# Width and height in CSS pixels: across the page, the same on a phone, and beside two others.
 WIDE: Final = (880, 330)
 NARROW: Final = (344, 240)
+COLUMN: Final = (290, 205)
 PNG: Final = (900, 450)
 # One pixel is one point.
 DPI: Final = 72
@@ -78,7 +79,7 @@ def training_figures(steps: Sequence[Facts], evals: Sequence[Facts]) -> tuple[Fi
     others = [chart for chart in (learning_rate_chart(steps), speed_chart(steps), memory_chart(steps)) if chart.lines]
     return (
         Figure(first.title, first.summary, _svg(first, NARROW), wide=_svg(first, WIDE)),
-        *(Figure(chart.title, chart.summary, _svg(chart, NARROW)) for chart in others),
+        *(Figure(chart.title, chart.summary, _svg(chart, COLUMN)) for chart in others),
     )
 
 
