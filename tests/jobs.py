@@ -66,7 +66,8 @@ def start_stage(stage: Stage, job: JobDir, **environment: str) -> subprocess.Pop
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **environment},
+            # Caches of its own: what another test left must not be found.
+            env={"APPLIANCE_STATE": str(job.path.parent / "state"), **os.environ, **environment},
         )
 
 

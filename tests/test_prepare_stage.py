@@ -118,7 +118,7 @@ def test_labels_json_has_every_field_of_the_contract(prepared):
     assert all(len(example["input_ids"]) == len(example["labels"]) for example in labels["examples"])
 
 
-def test_the_stage_loads_neither_torch_nor_pandas(prepared):
+def test_the_stage_loads_neither_torch_nor_pandas(prepared, tmp_path):
     code = f"""
 import sys
 from pathlib import Path
@@ -126,7 +126,7 @@ from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
 from appliance.stages.__main__ import run
-assert run(Stage.PREPARE, JobDir(Path({str(prepared.path)!r})), Settings.load()) == 0
+assert run(Stage.PREPARE, JobDir(Path({str(prepared.path)!r})), Settings(state=Path({str(tmp_path)!r}))) == 0
 assert sys.modules["transformers"]
 print(sys.modules["torch"], "pandas" in sys.modules, "datasets" in sys.modules)
 """

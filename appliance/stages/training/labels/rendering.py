@@ -19,13 +19,13 @@ class Refused(Exception):
 class ChatTemplate:
     """The template that a tokenizer carries, with what the recipe hands to it.
 
-    Templates that stamp a date ask `strftime_now` for it. It is frozen to the job's creation (in UTC): labels, caches
-    and a resumed run must not change at midnight.
+    Templates that stamp a date ask `strftime_now` for it. It is frozen to the day of the job's creation (in UTC):
+    labels, caches and a resumed run must not change at midnight, nor with the hour.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: Mapping[str, Any], *, created: float) -> None:
         self._tokenizer = tokenizer
-        self._date = datetime.fromtimestamp(created, UTC)
+        self._date = datetime.fromtimestamp(created, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         self._variables = {**tokenizer.special_tokens_map, **kwargs, "strftime_now": self._date.strftime}
 
     @property
