@@ -39,6 +39,13 @@ LABELS = {
     "tokens_p50": 123,
     "tokens_p95": 134,
     "tokens_max": 142,
+    "histogram": [
+        {"from": 100, "to": 109, "rows": 20},
+        {"from": 110, "to": 119, "rows": 170},
+        {"from": 120, "to": 129, "rows": 260},
+        {"from": 130, "to": 139, "rows": 46},
+        {"from": 140, "to": 142, "rows": 1},
+    ],
 }
 LABELS_TEXT = """\
 The first rows, exactly as the model sees them.
@@ -75,6 +82,9 @@ TRAIN = {
     "steps": 20,
     "epochs": 1.0,
     "adapter_step": 20,
+    "best_step": 20,
+    "best_loss": 2.2,
+    "stopped_early": False,
     "content_tokens": 19_799,
     "seconds": 103.6,
     "tokens_per_second": 191.1,

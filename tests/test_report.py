@@ -93,6 +93,19 @@ def test_samples_stand_side_by_side():
     assert "Held-out row 40" in text
 
 
+def test_an_answer_that_was_cut_off_is_not_said_to_go_on_for_ever():
+    text = text_of(finished_report(samples=[SAMPLE | {"tuned_stopped": None}]))
+    assert "Tuned On its way! It was cut off here." in text
+
+
+def test_what_the_held_out_loss_made_of_the_training_is_told():
+    early = TRAIN | {"steps": 15, "stopped_early": True, "adapter_step": 10, "best_step": 10, "best_loss": 2.25}
+    text = text_of(finished_report(train=early))
+    assert "Training ended early, after step 15 of 20: the held-out loss fell no more." in text
+    assert "The adapter is that of step 10, where the held-out loss was lowest (2.250)." in text
+    assert "ended early" not in text_of(finished_report())
+
+
 def test_a_prompt_of_the_recipe_has_no_wanted_answer():
     text = text_of(finished_report(samples=[SAMPLE | {"row": None, "answer": None}]))
     assert "Prompt 1 of the recipe" in text
@@ -204,8 +217,8 @@ def test_ids_are_unique_so_that_drawings_do_not_borrow_from_each_other():
 
 def test_every_figure_says_in_words_what_it_shows():
     shown = read_page(render_report(finished_report()))
-    assert len(shown.all("figure")) == len(shown.all("figcaption")) == 4
-    assert len(shown.all("svg")) == 5
+    assert len(shown.all("figure")) == len(shown.all("figcaption")) == 5
+    assert len(shown.all("svg")) == 6
     assert shown.texts("figcaption")[0].startswith("Training loss: 5.600 at step 1 to 0.950 at step 20.")
 
 

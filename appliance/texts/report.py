@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from markupsafe import Markup, escape
 
 from appliance.job import Job, Verdict
+from appliance.texts.histogram import row_lengths
 from appliance.texts.pages import render
 from appliance.texts.usage import load_with_peft
 from appliance.texts.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
@@ -101,6 +102,7 @@ def render_report(report: Report) -> str:
             "notes": list(dict.fromkeys(_notes(report))),
             "rows": list(_rows(report.labels)),
             "tokens": list(_tokens(report.labels)),
+            "lengths": row_lengths(report.labels),
             "examples": list(_examples(report.labels_text)),
             "bill": list(_bill(report.plan)),
             "reality": list(_reality(report.plan, report.train)),
@@ -167,12 +169,23 @@ def _signed(value: float, digits: int = 3) -> str:
 def _notes(report: Report) -> Iterator[str]:
     """What the stages want a person to know, the gravest first."""
     yield from (report.evaluation or {}).get("warnings", ())
+    if report.train:
+        yield from _course(report.plan, report.train)
     for stage in (report.check, report.prepare):
         for problem in (stage or {}).get("warnings", ()):
             place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key) is not None)
             yield f"{place}: {problem['message']}" if place else problem["message"]
     yield from (report.check or {}).get("notes", ())
     yield from report.plan.get("notes", ())
+
+
+def _course(plan: Facts, train: Facts) -> Iterator[str]:
+    """What the held-out loss made of the training: where it ended, and which step's adapter this is."""
+    steps, best = train["steps"], train["adapter_step"]
+    if train["stopped_early"]:
+        yield f"training ended early, after step {steps:,} of {plan['total_steps']:,}: the held-out loss fell no more"
+    if best != steps:
+        yield f"the adapter is that of step {best:,}, where the held-out loss was lowest ({loss(train['best_loss'])})"
 
 
 def _rows(labels: Facts) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.stages.training.labels.habits import Habits
 from appliance.stages.training.labels.labelling import NOT_TRAINED
@@ -14,6 +15,8 @@ from appliance.stages.training.labels.sieve import Counts, percentile
 
 OPEN: Final = "⟦"
 CLOSE: Final = "⟧"
+# About as many columns as a chart of the rows' lengths has.
+COLUMNS: Final = 20
 LEGEND: Final = f"""\
 The first rows, exactly as the model sees them. What stands between {OPEN} and {CLOSE} is trained; the model only
 reads the rest. An answer is right when it is inside whole, and the token that ends it is the last thing inside.
@@ -58,6 +61,7 @@ def labels_json(
         "tokens_p50": percentile(lengths, 50),
         "tokens_p95": percentile(lengths, 95),
         "tokens_max": int(lengths.max(initial=0)),
+        "histogram": histogram(lengths),
         "control_tokens_as_text": counts.control_tokens,
         "thoughts_left_out": counts.thoughts_left_out,
         "chat_template": template.source if template else None,
@@ -68,6 +72,26 @@ def labels_json(
             {"row": entry["row"], "input_ids": entry["input_ids"], "labels": entry["labels"]} for entry in examples
         ],
     }
+
+
+def histogram(lengths: NDArray[np.int32]) -> list[dict[str, int]]:
+    """How many rows have how many tokens: ranges of one width, and one for the longest hundredth of the rows."""
+    if not len(lengths):
+        return []
+    shortest, most = int(lengths.min()), percentile(lengths, 99)
+    width = _round_width(-(-(most + 1 - shortest) // COLUMNS))
+    edges = list(range(shortest // width * width, most + width, width))
+    if (longest := int(lengths.max())) >= edges[-1]:
+        edges.append(max(longest + 1, edges[-1] + width))
+    rows, _ = np.histogram(lengths, edges)
+    # The last range of NumPy's takes its upper edge too; no length is there.
+    return [{"from": a, "to": b - 1, "rows": int(n)} for a, b, n in zip(edges, edges[1:], rows, strict=False)]
+
+
+def _round_width(least: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50 and so on that is at least this."""
+    ten = int(10 ** (len(str(least)) - 1))
+    return next(factor * ten for factor in (1, 2, 5, 10) if factor * ten >= least)
 
 
 def notes(template: ChatTemplate | None, habits: Habits | None) -> Iterator[str]:
