@@ -13,25 +13,22 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from demo_job import numbers, prepared_job, run, run_stage
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from appliance.job import DroppedFile, Job, JobState, Role, Stage
+from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.progress import last_of_each_step, parse_lines
 
-ROOT = Path(__file__).parents[1]
-DATASET = ROOT / "appliance" / "demo" / "support-tickets.jsonl"
 BARE = Path(__file__).with_name("bare_unsloth.py")
 SLOWEST_RATE = 0.97
 LATEST_START = 1.1
@@ -79,7 +76,9 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        job = prepared_job(Path(folder), arguments.steps)
+        # No held-out rows: the script has none.
+        recipe = f"base_model: demo\nlearning_rate: 2e-3\neval_fraction: 0\nmax_steps: {arguments.steps}\n"
+        job = prepared_job(Path(folder), "overhead", recipe)
         # The first pair warms the page cache and is thrown away.
         runs = track(range(arguments.pairs + 1), "measuring", console=console)
         pairs = [measure_pair(job, Path(folder), number) for number in runs][1:]
@@ -90,31 +89,6 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(text + "\n")
     sys.exit(0 if figures["holds"] else 1)
-
-
-def prepared_job(folder: Path, steps: int) -> JobDir:
-    """The demo's dataset as far as the train stage, made by the real stages; no held-out rows: the script has none."""
-    recipe = f"base_model: demo\nlearning_rate: 2e-3\neval_fraction: 0\nmax_steps: {steps}\n"
-    path = folder / "0001-overhead"
-    (path / "dropped").mkdir(parents=True)
-    files = (
-        dropped_file(path, "overhead.jsonl", Role.DATASET, DATASET.read_bytes()),
-        dropped_file(path, "overhead.yaml", Role.RECIPE, recipe.encode()),
-    )
-    job = JobDir(path)
-    job.write_job(
-        Job(1, path.name, "overhead", name="overhead", state=JobState.QUEUED, created=time.time(), files=files)
-    )
-    for stage in (Stage.CHECK, Stage.FETCH, Stage.PREPARE):
-        run([sys.executable, "-m", "appliance.stages", stage, str(path)], folder)
-    return job
-
-
-def dropped_file(job: Path, name: str, role: Role, content: bytes) -> DroppedFile:
-    path = job / "dropped" / name
-    path.write_bytes(content)
-    digest = sha256(content).hexdigest()
-    return DroppedFile(name, role, f"dropped/{name}", len(content), digest, name, device=0, inode=0, mtime_ns=0)
 
 
 def measure_pair(job: JobDir, folder: Path, number: int) -> Pair:
@@ -129,7 +103,7 @@ def measure_appliance(prepared: JobDir, folder: Path, number: int) -> Timing:
     path = folder / f"appliance-{number}"
     shutil.copytree(prepared.path, path)
     began = time.time()
-    run([sys.executable, "-m", "appliance.stages", Stage.TRAIN, str(path)], folder)
+    run_stage(Stage.TRAIN, JobDir(path), folder)
     events = parse_lines((path / Stage.TRAIN / "progress.jsonl").read_text())
     return timing(began, [(event["time"], event["loss"]) for event in last_of_each_step(events)])
 
@@ -143,39 +117,11 @@ def measure_bare_script(prepared: JobDir, folder: Path, number: int) -> Timing:
 
 
 def bare_spec(prepared: JobDir, folder: Path) -> dict[str, Any]:
-    """The numbers of recipe and plan, under the names that the script reads."""
-    recipe = json.loads((prepared.path / "check" / "recipe.json").read_text())
-    plan = json.loads((prepared.path / "prepare" / "plan.json").read_text())
-    same = ("learning_rate", "lr_scheduler_type", "weight_decay", "seed")
-    planned = ("max_seq_length", "target_modules", "gradient_checkpointing", "warmup_steps", "optim")
-    return {
-        "base": json.loads((prepared.path / "fetch" / "result.json").read_text())["path"],
+    """The numbers of recipe and plan, and where the rows are."""
+    return numbers(prepared) | {
         "rows": str(prepared.path / "prepare" / "train.arrow"),
         "output": str(folder / "bare"),
-        "steps": recipe["max_steps"],
-        "r": recipe["lora"]["r"],
-        "alpha": recipe["lora"]["alpha"],
-        "micro_batch": plan["per_device_train_batch_size"],
-        "accumulation": plan["gradient_accumulation_steps"],
-        **{name: recipe[name] for name in same},
-        **{name: plan[name] for name in planned},
     }
-
-
-def run(command: list[str], folder: Path) -> None:
-    """Run one process to its end, both kinds in the same environment: offline, no statistics, threads that sleep."""
-    environment = {
-        "APPLIANCE_STATE": str(folder / "state"),
-        "HF_HUB_OFFLINE": "1",
-        "UNSLOTH_DISABLE_STATISTICS": "1",
-        "UNSLOTH_COMPILE_LOCATION": str(folder / "unsloth"),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": str(ROOT),
-    }
-    with (folder / "log").open("ab") as log:
-        done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **environment})
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{(folder / 'log').read_text()[-3000:]}")
 
 
 def timing(began: float, steps: list[tuple[float, float]]) -> Timing:
