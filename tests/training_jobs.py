@@ -100,14 +100,14 @@ def wait_for(job: JobDir, happened: Callable[[dict], bool], process, *, seconds:
         time.sleep(0.005)
 
 
-def ask(module: str, *arguments: object) -> dict:
+def ask(module: str, *arguments: object, **environment: str) -> dict:
     """What one of the tests' own scripts prints, run in a process of its own."""
     output = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         stdout=subprocess.PIPE,
         check=True,
-        timeout=120,
+        timeout=240,
         # The second is what the stages set too: spinning threads would starve each other on a busy machine.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment},
     ).stdout
     return json.loads(output.splitlines()[-1])

@@ -30,8 +30,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
+    """What was generated. `stopped` is None when it was cut off before that could be told."""
+
     text: str
-    stopped: bool
+    stopped: bool | None
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -56,10 +58,11 @@ def answers(
     *,
     stop_token_ids: list[int],
     pad_token_id: int,
-    max_new_tokens: int,
+    answer_tokens_p95: int | None,
     max_seconds: float,
 ) -> list[Answer]:
     """Greedy answers to all prompts at once; whoever is not done after `max_seconds` is cut off."""
+    max_new_tokens = longest_answer(answer_tokens_p95)
     longest = max(len(prompt.ids) for prompt in prompts)
     padded = [[pad_token_id] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
     mask = [[0] * (longest - len(prompt.ids)) + [1] * len(prompt.ids) for prompt in prompts]
@@ -75,14 +78,21 @@ def answers(
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=config,
     )
-    return [_answer(ids[longest:].tolist(), tokenizer, set(stop_token_ids)) for ids in generated]
+    new = generated[:, longest:].tolist()
+    # Cut off by the clock, or by the limit where answers are longer than it, an answer may well have been about to end.
+    may_go_on = len(new[0]) < max_new_tokens or not allows_for(answer_tokens_p95)
+    return [_answer(ids, tokenizer, set(stop_token_ids), otherwise=None if may_go_on else False) for ids in new]
 
 
-def _answer(ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_tokens: set[int]) -> Answer:
+def _answer(
+    ids: list[int], tokenizer: PreTrainedTokenizerBase, stop_tokens: set[int], *, otherwise: bool | None
+) -> Answer:
     end = next((index for index, token in enumerate(ids) if token in stop_tokens), None)
     text: str = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Answer(text, stopped=end is not None)
+    return Answer(text, stopped=otherwise if end is None else True)
 
 
-def stop_rate(given: list[Answer]) -> float:
-    return sum(answer.stopped for answer in given) / len(given)
+def stop_rate(given: list[Answer]) -> float | None:
+    """The share of answers that came to an end; None when some were cut off before that could be told."""
+    stopped = [answer.stopped for answer in given if answer.stopped is not None]
+    return sum(stopped) / len(given) if len(stopped) == len(given) else None

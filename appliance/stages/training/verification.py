@@ -18,15 +18,7 @@ from appliance.files import write_json, write_whole
 from appliance.job import Verdict
 from appliance.job_dir import ProgressWriter
 from appliance.stages.training.evaluate import Row, both_losses, broken, check_files, load_tuned_model, read_rows
-from appliance.stages.training.generation import (
-    Answer,
-    Prompt,
-    allows_for,
-    answers,
-    longest_answer,
-    read_prompts,
-    stop_rate,
-)
+from appliance.stages.training.generation import Answer, Prompt, answers, read_prompts, stop_rate
 from appliance.stages.training.machine import cap_gpu_memory
 from appliance.stages.training.prepared import Prepared
 from appliance.stages.training.verdict import Comparison, RowLoss, compare, has_forgotten, judge
@@ -77,25 +69,34 @@ def _verify(folder: Path, prepared: Prepared, adapter: Path, trained: dict[str, 
     seconds = max(FEWEST_SECONDS, trained["seconds"] * SHARE_OF_TRAINING)
     tokenizer = AutoTokenizer.from_pretrained(adapter)
 
-    general = score_general_text(model, tokenizer.encode(GENERAL_TEXT.read_text()), prepared)
+    ids = tokenizer.encode(GENERAL_TEXT.read_text())
+    general = score_general_text(model, ids, must_change=was_to_change(prepared, trained))
     rows = score_held_out_rows(folder, model, prepared, until=began + seconds * SHARE_FOR_ROWS)
     comparison = compare(rows) if rows else None
     samples = take_samples(folder, model, tokenizer, prepared, until=began + seconds)
 
     verdict, reason = judge(comparison)
     evaluation = _evaluation(verdict, reason, comparison, general, samples)
+    if prepared.eval_rows is None and prepared.recipe.early_stopping_patience:
+        evaluation["warnings"].append("without held-out rows, early_stopping_patience had nothing to go by")
     if len(rows) < prepared.facts["eval_rows"]:
         evaluation["warnings"].append(f"there was time for {len(rows)} of {prepared.facts['eval_rows']} held-out rows")
     write_json(folder / "eval.json", evaluation)
     return evaluation | {"seconds": time.monotonic() - began}
 
 
-def score_general_text(model: PeftModel, ids: list[int], prepared: Prepared) -> GeneralText:
+def was_to_change(prepared: Prepared, trained: dict[str, Any]) -> bool:
+    """Whether the adapter took a step at a learning rate above zero; a warm-up's first step is taken at zero."""
+    idle_steps = 1 if prepared.plan.warmup_steps else 0
+    return prepared.recipe.learning_rate > 0 and bool(trained["adapter_step"] > idle_steps)
+
+
+def score_general_text(model: PeftModel, ids: list[int], *, must_change: bool) -> GeneralText:
     """Losses on the project's own text. Raises broken_adapter when the adapter yields no numbers or changes nothing."""
     base, tuned = both_losses(model, ids, ids)
     if not torch.isfinite(base + tuned).all():
         raise broken("with it the model's loss is not a number")
-    if torch.equal(base, tuned) and prepared.recipe.learning_rate > 0:
+    if must_change and torch.equal(base, tuned):
         raise broken("it changes nothing: base and tuned model agree to the last bit")
     return GeneralText(base.mean().item(), tuned.mean().item())
 
@@ -141,7 +142,7 @@ def take_samples(
         prompts,
         stop_token_ids=facts["stop_token_ids"],
         pad_token_id=facts["pad_token_id"],
-        max_new_tokens=longest_answer(facts["answer_tokens_p95"]),
+        answer_tokens_p95=facts["answer_tokens_p95"],
         max_seconds=(until - time.monotonic()) / 2,
     )
     with model.disable_adapter():
@@ -149,10 +150,9 @@ def take_samples(
     tuned = answer()
     write_whole(folder / "samples.jsonl", _lines(map(_side_by_side, prompts, base, tuned)))
 
-    in_time = time.monotonic() < until
-    if facts["type"] == "text" or not in_time or not allows_for(facts["answer_tokens_p95"]):
-        return Samples()
-    return Samples(stop_rate(base), stop_rate(tuned))
+    rates = stop_rate(base), stop_rate(tuned)
+    # A text has no end that the model was asked to find, and one rate says nothing without the other.
+    return Samples() if facts["type"] == "text" or None in rates else Samples(*rates)
 
 
 def _side_by_side(prompt: Prompt, base: Answer, tuned: Answer) -> dict[str, Any]:
