@@ -19,11 +19,10 @@ SECONDS = 30
 
 
 class Page:
-    """One tab. `requests` are the addresses it asked for, `said` what scripts wrote, `dialogs` what they popped up."""
+    """One tab. `requests` are the addresses it asked for, `dialogs` what scripts popped up."""
 
     def __init__(self, to_browser: IO[bytes], from_browser: IO[bytes]) -> None:
         self.requests: list[str] = []
-        self.said: list[str] = []
         self.dialogs: list[str] = []
         self._loaded = False
         self._to, self._from = to_browser.fileno(), from_browser.fileno()
@@ -32,7 +31,7 @@ class Page:
         self._number = 0
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
+        for domain in ("Page", "Network"):
             self._ask(f"{domain}.enable")
 
     def look(self, *, width: int, height: int = 900, dark: bool = False) -> None:
@@ -61,15 +60,19 @@ class Page:
         return base64.b64decode(self._ask("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = self._send(method, **parameters)
+        deadline = time.monotonic() + SECONDS
+        while (answer := self._hear(deadline)).get("id") != number:
+            pass
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
+
+    def _send(self, method: str, **parameters: Any) -> int:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         message |= {"sessionId": self._session} if self._session else {}
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + SECONDS
-        while (answer := self._hear(deadline)).get("id") != self._number:
-            pass
-        assert "error" not in answer, (method, answer["error"])
-        return answer["result"]
+        return self._number
 
     def _hear(self, deadline: float) -> dict[str, Any]:
         """The next message; events leave their mark."""
@@ -90,8 +93,8 @@ class Page:
                 self.requests.append(facts["request"]["url"])
             case "Page.javascriptDialogOpening":
                 self.dialogs.append(facts["message"])
-            case "Runtime.consoleAPICalled":
-                self.said.append(str(facts["args"]))
+                # The page waits for it.
+                self._send("Page.handleJavaScriptDialog", accept=True)
             case "Page.loadEventFired":
                 self._loaded = True
 
