@@ -78,19 +78,54 @@ def test_progress_counts_the_rows(verified):
     assert all(event["unit"] == "rows" and event["total"] == 20 for event in progress)
 
 
-def test_broken_adapters_fail_the_job_and_say_how_they_are_broken(trained_job, tmp_path):
-    found = ask("tests.broken_adapters", trained_job.path, tmp_path)
+@pytest.fixture(scope="module")
+def changed(trained_job, tmp_path_factory):
+    """What verify made of copies of the job, by what was changed in them."""
+    return ask("tests.changed_adapters", trained_job.path, tmp_path_factory.mktemp("changed"))
 
-    said = {
-        "flip_a_byte": "adapter_model.safetensors is not the file that training wrote",
-        "lose_a_file": "adapter_config.json is missing",
-        "lose_a_module": "its tensors do not match the model",
-        "hold_a_nan": "hold values that are not numbers",
-        "change_nothing": "it changes nothing",
-    }
-    assert found.keys() == said.keys()
-    for name, outcome in found.items():
-        assert outcome["code"] == 1
-        assert outcome["verdict"] == "broken"
-        assert outcome["failure"]["failure"] == "broken_adapter"
-        assert said[name] in outcome["failure"]["message"]
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("flip_a_byte", "adapter_model.safetensors is not the file that training wrote"),
+        ("lose_a_file", "adapter_config.json is missing"),
+        ("lose_a_module", "its tensors do not match the model"),
+        ("hold_a_nan", "hold values that are not numbers"),
+        ("change_nothing", "it changes nothing"),
+    ],
+)
+def test_a_broken_adapter_fails_the_job_and_says_how_it_is_broken(changed, way, said):
+    found = changed[way]
+
+    assert found["code"] == 1
+    assert found["evaluation"]["verdict"] == "broken"
+    assert found["failure"]["failure"] == "broken_adapter"
+    assert said in found["failure"]["message"]
+
+
+def test_a_clear_loss_on_general_text_is_a_warning_and_no_gate(changed):
+    code, evaluation = changed["forget"]["code"], changed["forget"]["evaluation"]
+
+    assert code == 0
+    assert evaluation["general_tuned_loss"] > evaluation["general_base_loss"] + 0.1
+    assert any(warning.startswith("forgetting: ") for warning in evaluation["warnings"])
+
+
+def test_no_other_adapter_is_said_to_forget(evaluation):
+    assert evaluation["warnings"] == []
+
+
+def test_a_text_has_no_stop_rate(changed):
+    evaluation = changed["become_a_text"]["evaluation"]
+
+    assert (evaluation["stop_rate_base"], evaluation["stop_rate_tuned"]) == (None, None)
+    assert evaluation["verdict"] == "improved"
+
+
+def test_when_time_runs_out_it_says_how_far_it_came_and_claims_nothing(changed):
+    code, evaluation = changed["run_out_of_time"]["code"], changed["run_out_of_time"]["evaluation"]
+
+    assert code == 0
+    assert (evaluation["verdict"], evaluation["held_out_rows"]) == ("unproven", 1)
+    assert (evaluation["stop_rate_base"], evaluation["stop_rate_tuned"]) == (None, None)
+    assert "there was time for 1 of 20 held-out rows" in evaluation["warnings"]

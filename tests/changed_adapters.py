@@ -1,6 +1,7 @@
-"""`python -m tests.broken_adapters JOB FOLDER`: the verify stage on copies of a trained job, each broken another way.
+"""`python -m tests.changed_adapters JOB FOLDER`: the verify stage on copies of a trained job, each changed another way.
 
-Prints the exit code, failure and verdict of each. One process for all, since importing torch takes longer than verify.
+Prints the exit code, failure and evaluation of each. One process for all, since importing torch takes longer than
+verify.
 """
 
 import json
@@ -46,6 +47,24 @@ def change_nothing(tensors: Tensors) -> None:
             tensor.zero_()
 
 
+def forget(tensors: Tensors) -> None:
+    """Far beyond what was learnt, and hence far from what was known."""
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor.mul_(30)
+
+
+def become_a_text(job: JobDir) -> None:
+    facts = job.result(Stage.PREPARE) | {"type": "text", "answer_tokens_p95": None}
+    write_json(job.path / "prepare" / "result.json", facts)
+
+
+def run_out_of_time(job: JobDir) -> None:
+    """From here on verify has no more time than its share of the training, which took none. Comes last."""
+    sys.modules["appliance.stages.training.verification"].FEWEST_SECONDS = 0.0
+    write_json(job.path / "train" / "result.json", job.result(Stage.TRAIN) | {"seconds": 0.0})
+
+
 def retrained(change: Callable[[Tensors], None]) -> Callable[[JobDir], None]:
     """As if training had written it like that: the weights are changed and train's result knows their hash."""
 
@@ -69,18 +88,21 @@ WAYS = {
     "lose_a_module": retrained(lose_a_module),
     "hold_a_nan": retrained(hold_a_nan),
     "change_nothing": retrained(change_nothing),
+    "forget": retrained(forget),
+    "become_a_text": become_a_text,
+    "run_out_of_time": run_out_of_time,
 }
 
 
 def main(trained: Path, folder: Path) -> None:
     found = {}
-    for name, break_it in WAYS.items():
+    for name, change in WAYS.items():
         shutil.copytree(trained, folder / name)
         job = JobDir(folder / name)
-        break_it(job)
+        change(job)
         code = run(Stage.VERIFY, job, Settings.load())
         evaluation = json.loads((job.path / "verify" / "eval.json").read_text())
-        found[name] = {"code": code, "failure": job.failure(Stage.VERIFY), "verdict": evaluation["verdict"]}
+        found[name] = {"code": code, "failure": job.failure(Stage.VERIFY), "evaluation": evaluation}
     print(json.dumps(found))
 
 
