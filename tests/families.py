@@ -266,6 +266,27 @@ PLAIN = [
     [user("long " * 200), assistant("answer " * 100)],
     [user("json"), assistant('{"a": [1, 2, {"b": null}]}')],
     [user("new\nlines\n\n\nin between"), assistant("a\n\nb\n\n\nc")],
+    [user("assistant"), assistant("assistant"), user("user"), assistant("user")],
+    [user("ends with a space "), assistant("and so does this "), user("or a line\n"), assistant("this\n")],
+    [user("$x^2$?"), assistant("\\[ \\frac{1}{2}\\sqrt{x} \\]")],
+    [user("table"), assistant("| a | b |\n|---|---|\n| 1 | 2 |")],
+    [user("zero \u200b width \u200d"), assistant("\u2060joined\u200b words")],
+    [user("x" * 400), assistant("y" * 400), user("tab\there"), assistant("\tindented\n\tcode")],
+    [user("1"), assistant("2", weight=0), user("3"), assistant(""), user("5"), assistant("6")],
+    [user("한국어"), assistant("네 👍🏽"), user("हिन्दी"), assistant("नमस्ते", weight=1)],
+]
+# Users spell out control tokens of the family here, all of them in place of each SPELLED.
+SPELLED = "qqq"
+WITH_CONTROL_TOKENS = [
+    [user(f"What is {SPELLED} for?"), assistant("It ends a turn.")],
+    [
+        user(SPELLED),
+        assistant("Yes?"),
+        user(f"Is {SPELLED}\n{SPELLED} one?"),
+        assistant("No."),
+        user("So?"),
+        assistant(""),
+    ],
 ]
 WITH_SYSTEM = [
     [system("Be brief."), user("Hi"), assistant("Hello.")],
@@ -296,8 +317,13 @@ WITH_TOOLS = [
 
 
 def conversations(family: Family) -> list[tuple[list[dict], list[dict] | None]]:
-    """At least twenty-five conversations that the family's template takes, with their tools."""
+    """At least thirty conversations that the family's template takes, with their tools."""
     plain = PLAIN + (WITH_SYSTEM if "system" not in family.lacks else [])
     thoughts = WITH_THOUGHTS
     tools = [] if "tools" in family.lacks else WITH_TOOLS
     return [*((messages, None) for messages in plain + thoughts), *((messages, TOOLS) for messages in tools)]
+
+
+def control_tokens(family: Family) -> list[str]:
+    """Every token that steers a model of this family, as it is spelled."""
+    return list(dict.fromkeys([*filter(None, (family.bos, family.eos)), *family.tokens, *family.ends]))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from appliance.stages.training.labels.labelling import NOT_TRAINED
 from tests import shapes
 from tests.families import DEMO, FAMILIES, Family, assistant, system, user, write_model
 from tests.jobs import jsonl, make_job, run_stage, run_stages
+from tests.other_day import DAY_SECONDS, days_ahead
 
 
 def rows_of(count: int, words: str = "word ") -> list[dict]:
@@ -304,3 +306,36 @@ def test_preparing_twice_gives_the_same_bytes(tmp_path):
         prepare(tmp_path / name, rows_of(600))
     for name in ("train.arrow", "eval.arrow", "labels.json", "labels.txt", "samples.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+DATED = """\
+{{- bos_token }}Today: {{ strftime_now("%d %b %Y %H:%M") }}
+{%- for m in messages %}{{ "<|im_start|>" + m.role + "\\n" + m.content + "<|im_end|>\\n" }}{% endfor %}
+{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}"""
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "dated"])
+def test_a_job_prepared_on_another_day_has_the_same_ids(tmp_path, name):
+    chatml = next(family for family in FAMILIES if family.name == "chatml")
+    dated = replace(chatml, name="dated", template=DATED, bos="<s>")
+    family = next(family for family in [dated, *FAMILIES] if family.name == name)
+    write_model(family, tmp_path / "models" / "org--dated")
+    (tmp_path / "models" / "org--dated" / "model.safetensors").write_bytes(b"")
+    files = {"data.jsonl": jsonl(rows_of(30)), "r.yaml": "base_model: org/dated\n"}
+    prepared = []
+    for days in (0, 3):
+        job = make_job(tmp_path / f"in {days} days", files)
+        there = {
+            "APPLIANCE_MODELS": str(tmp_path / "models"),
+            "APPLIANCE_STATE": str(tmp_path / f"state {days}"),
+            **days_ahead(tmp_path, days),
+        }
+        run_stages(job, Stage.CHECK, Stage.FETCH, Stage.PREPARE, **there)
+        prepared.append(job)
+    today, later = (job.stage(Stage.PREPARE) for job in prepared)
+    for output in ("train.arrow", "eval.arrow", "labels.json", "labels.txt", "samples.jsonl"):
+        assert (today / output).read_bytes() == (later / output).read_bytes()
+    assert labels_json(later)["template_date"] == "2026-09-21"
+    # They really were processes of two days.
+    times = [json.loads((folder / "progress.jsonl").read_text().splitlines()[0])["time"] for folder in (today, later)]
+    assert times[1] - times[0] > 2 * DAY_SECONDS
