@@ -90,30 +90,35 @@ def too_many_over_long(labelled: Labelled) -> bool:
 def _unbalanced(labelled: Labelled) -> Iterator[Problem]:
     """Nothing trained, nothing masked, or no stop token among what is trained."""
     counts = labelled.counts
+    line = _line(labelled.name, counts.first_row)
     if not counts.lengths:
         yield Problem(
             code="nothing_trained",
-            message="no row has anything to train on: every assistant turn is missing, has weight 0 or was cut off",
+            message=f"no row has anything to train on, from row {counts.first_row} on: "
+            "every assistant turn is missing, has weight 0 or was cut off",
             reason=Reason.LABELS,
             file=labelled.name,
+            line=line,
             expected="rows with at least one assistant turn that is trained",
         )
     elif labelled.masked and list(counts.lengths) == list(counts.trained):
         yield Problem(
             code="nothing_masked",
-            message="every token of every conversation would be trained, the questions too: "
-            "the chat template does not keep questions and answers apart",
+            message=f"every token of every conversation would be trained, from row {counts.first_row} on, "
+            "the questions too: the chat template does not keep questions and answers apart",
             reason=Reason.LABELS,
             file=labelled.name,
+            line=line,
             expected="conversations with questions, or train_on: everything if that is meant",
         )
     if counts.lengths and not counts.stops_trained:
         yield Problem(
             code="stop_untrained",
             message="the token that ends an answer is never trained, so the model would not learn to stop: "
-            f"every answer was cut at max_seq_length {labelled.cap}",
+            f"every answer, from row {counts.first_row} on, was cut at max_seq_length {labelled.cap}",
             reason=Reason.LABELS,
             file=labelled.name,
+            line=line,
             key="max_seq_length",
             expected="a larger max_seq_length",
         )

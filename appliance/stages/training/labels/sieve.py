@@ -21,6 +21,7 @@ class Counts:
     """Everything that is counted while examples pass by. The arrays have one entry a kept example, in order."""
 
     rows: int = 0
+    first_row: int | None = None
     over_long: int = 0
     first_over_long: int | None = None
     longest_over_long: int = 0
@@ -60,6 +61,7 @@ class Sieve:
         if example.row != self._row:
             self._row = example.row
             self.counts.rows += 1
+            self.counts.first_row = self.counts.first_row or example.row
         if isinstance(example, Failure):
             self.counts.failures[example.code] += 1
             self.counts.first_failure.setdefault(example.code, example)
