@@ -3,6 +3,8 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 from math import ceil
 
 import pytest
@@ -205,3 +207,23 @@ def test_a_finished_job_that_lost_its_result_is_not_trained_again(trained_job):
     assert {k: v for k, v in again.items() if "memory" not in k} == {
         k: v for k, v in result.items() if "memory" not in k
     }
+
+
+def test_running_out_of_memory_has_its_failure_class():
+    program = """
+import torch
+from appliance.errors import StageFailure
+from appliance.stages.training.machine import out_of_memory_named
+
+for cause in (lambda: torch.empty(10**15), lambda: torch.empty(-1)):
+    try:
+        with out_of_memory_named():
+            cause()
+    except StageFailure as failure:
+        print(failure.failure)
+    except RuntimeError:
+        print("another error")
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+    assert said.stdout.split("\n")[:2] == ["out_of_memory", "another error"]

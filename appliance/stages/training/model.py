@@ -17,6 +17,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
 
 from appliance.errors import StageFailure
 from appliance.job import FailureClass
@@ -39,27 +40,8 @@ class LoadedModel:
 
 def load_model(prepared: Prepared) -> LoadedModel:
     """Load the base in NF4 (or 16 bit) and put the adapter on the planned modules, all of them."""
-    recipe, plan = prepared.recipe, prepared.plan
-    checkpointing = "unsloth" if plan.gradient_checkpointing else False
-    base, _ = FastLanguageModel.from_pretrained(
-        str(prepared.base),
-        max_seq_length=plan.max_seq_length,
-        load_in_4bit=recipe.load_in_4bit,
-        device_map=device_map(),
-        use_gradient_checkpointing=checkpointing,
-        random_state=recipe.seed,
-    )
-    drop_page_cache(prepared.base)
-    model = FastLanguageModel.get_peft_model(
-        base,
-        r=recipe.lora.r,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
-        use_rslora=recipe.lora.use_rslora,
-        target_modules=list(plan.target_modules),
-        use_gradient_checkpointing=checkpointing,
-        random_state=recipe.seed,
-    )
+    base = _load_base(prepared)
+    model = _put_adapter_on(base, prepared)
     adapted = _adapted_modules(model)
     _check_targets(adapted, prepared)
     quantization = getattr(base.config, "quantization_config", None)
@@ -70,6 +52,38 @@ def load_model(prepared: Prepared) -> LoadedModel:
         base_linear=_describe_linear(adapted),
         quantization=quantization.to_dict() if quantization is not None else None,
     )
+
+
+def _load_base(prepared: Prepared) -> PreTrainedModel:
+    model, _ = FastLanguageModel.from_pretrained(
+        str(prepared.base),
+        max_seq_length=prepared.plan.max_seq_length,
+        load_in_4bit=prepared.recipe.load_in_4bit,
+        device_map=device_map(),
+        use_gradient_checkpointing=_checkpointing(prepared),
+        random_state=prepared.recipe.seed,
+    )
+    drop_page_cache(prepared.base)
+    return model
+
+
+def _put_adapter_on(base: PreTrainedModel, prepared: Prepared) -> PeftModel:
+    recipe = prepared.recipe
+    return FastLanguageModel.get_peft_model(
+        base,
+        r=recipe.lora.r,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+        use_rslora=recipe.lora.use_rslora,
+        target_modules=list(prepared.plan.target_modules),
+        use_gradient_checkpointing=_checkpointing(prepared),
+        random_state=recipe.seed,
+    )
+
+
+def _checkpointing(prepared: Prepared) -> str | bool:
+    """Unsloth's own way of recomputing activations, or none."""
+    return "unsloth" if prepared.plan.gradient_checkpointing else False
 
 
 def _adapted_modules(model: PeftModel) -> dict[str, torch.nn.Module]:
