@@ -152,6 +152,15 @@ def test_an_optimizer_that_needs_a_gpu_has_a_stand_in_on_a_cpu():
     assert any("pages between two memories" in note for note in on_gpu.notes)
 
 
+@pytest.mark.parametrize(
+    ("patience", "epochs", "can_act"), [(1, 3, True), (1, 2, False), (2, 3, False), (None, 1, True)]
+)
+def test_a_patience_that_cannot_run_out_is_said_to(patience, epochs, can_act):
+    asked = recipe(early_stopping_patience=patience, num_train_epochs=epochs)
+    notes = make_plan(asked, LLAMA_8B, facts(100), SPARK).notes
+    assert any(note.startswith("early_stopping_patience") for note in notes) is not can_act
+
+
 def test_the_json_has_every_field_of_the_contract():
     value = make_plan(recipe(), LLAMA_8B, facts(5000), SPARK).as_json()
     assert {"total_parameters", "trainable_parameters", "fits", "max_seq_length", "total_steps"} <= value.keys()

@@ -111,7 +111,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         optim=load.optim,
         tokens_per_second_estimate=round(speed, 1),
         seconds_estimate=None if steps is None or not data else round(_tokens(data, effective, steps) / speed, 1),
-        notes=tuple(_notes(recipe, shape, machine, split)),
+        notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
     )
 
 
@@ -197,3 +197,10 @@ def _notes(recipe: Recipe, shape: ModelShape, machine: Machine, split: Split) ->
         yield f"{recipe.optim} needs a GPU; {stand_in} takes its place"
     elif recipe.optim.startswith("paged"):
         yield f"{recipe.optim} pages between two memories; a machine with unified memory has only one"
+
+
+def _patience_notes(recipe: Recipe, epochs: float | None) -> Iterator[str]:
+    """Held-out rows are scored at the end of every epoch; the first score has nothing to be worse than."""
+    patience = recipe.early_stopping_patience
+    if patience is not None and epochs is not None and ceil(epochs) <= patience + 1:
+        yield f"early_stopping_patience: {patience} can end a training only in its epoch {patience + 2} or later"
