@@ -97,7 +97,12 @@ class ProgressWriter:
     """Appends events to a stage's `progress.jsonl`; each line is whole, flushed as it is written."""
 
     def __init__(self, stage_folder: Path) -> None:
-        self._file = (stage_folder / "progress.jsonl").open("a", buffering=1)
+        path = stage_folder / "progress.jsonl"
+        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._file = path.open("a", buffering=1)
+        if cut:
+            # A power cut can leave half a line; what comes next must not be glued to it.
+            self._file.write("\n")
 
     def write(self, event: str, **facts: object) -> None:
         """Record `event` now. Non-finite numbers are written as strings by the caller, never as bare NaN."""

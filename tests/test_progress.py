@@ -1,5 +1,8 @@
 """What a stage reports, folded into one picture."""
 
+from pathlib import Path
+
+from appliance.job_dir import ProgressWriter
 from appliance.progress import Progress, Tally, fold, last_of_each_step, parse_lines
 
 
@@ -61,6 +64,15 @@ def test_repeated_steps_do_not_raise_the_tally_twice():
 
 def test_a_line_that_a_crash_cut_is_passed_over():
     assert parse_lines('{"time": 1, "event": "a"}\n{"time": 2, "ev\n[1]\n\n') == [{"time": 1, "event": "a"}]
+
+
+def test_what_is_reported_after_a_power_cut_is_not_glued_to_half_a_line(tmp_path: Path):
+    (tmp_path / "progress.jsonl").write_text('{"time": 1, "event": "a"}\n{"time": 2, "ev')
+    writer = ProgressWriter(tmp_path)
+    writer.write("start")
+    writer.close()
+    events = parse_lines((tmp_path / "progress.jsonl").read_text())
+    assert [event["event"] for event in events] == ["a", "start"]
 
 
 def test_of_repeated_steps_the_last_counts():
