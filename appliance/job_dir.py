@@ -14,6 +14,7 @@ state/jobs/0007-support/
 """
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +99,7 @@ class ProgressWriter:
 
     def __init__(self, stage_folder: Path) -> None:
         path = stage_folder / "progress.jsonl"
-        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        cut = path.exists() and not _ends_in_newline(path)
         self._file = path.open("a", buffering=1)
         if cut:
             # A power cut can leave half a line; what comes next must not be glued to it.
@@ -136,6 +137,13 @@ class RowProgress:
     def _write(self) -> None:
         self._writer.write("progress", done=self._rows, total=self._total, unit="rows")
         self._next = time.monotonic() + self.SECONDS_BETWEEN_EVENTS
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) in (b"", b"\n")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
