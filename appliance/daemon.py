@@ -18,6 +18,7 @@ from appliance import outbox
 from appliance.crew import Crew, Start
 from appliance.drops import Rules
 from appliance.errors import ApplianceError
+from appliance.gate import PushRules
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
 from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
@@ -73,17 +74,18 @@ class Appliance:
         installation = self.store.fact("installation") or ""
         self.inbox = Inbox(settings.inbox.resolve(), installation)
         self.recipes = library_recipes(settings.recipes)
-        rules = Rules(settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes))
+        inbox_rules = Rules(settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes))
         self.reception = Reception(
             self.inbox,
             self.store,
             self.places,
-            rules,
+            inbox_rules,
             scan_seconds=settings.scan_seconds,
             max_bytes=settings.max_drop_gb * GB,
         )
         self._boot_id = boot_id()
-        self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id)
+        rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
+        self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id, rules)
         self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._next_expiry = float("-inf")

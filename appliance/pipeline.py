@@ -3,6 +3,7 @@
 Whatever died, the next start looks at the job directory and runs the first stage without a result.
 """
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Final
 
 from appliance import exits
 from appliance.exits import EndKind, StageEnd
+from appliance.gate import PushRules, push_after
 from appliance.job import (
     END_STATE,
     LANES,
@@ -20,6 +22,7 @@ from appliance.job import (
     Lane,
     Outcome,
     Priority,
+    Push,
     Stage,
     Verdict,
     Waiting,
@@ -76,6 +79,7 @@ class Pipeline:
     jobs: Path
     max_attempts: int
     boot_id: str
+    push_rules: PushRules
 
     def dir(self, job: Job) -> JobDir:
         return JobDir(self.jobs / job.id)
@@ -240,6 +244,7 @@ class Pipeline:
         facts = job_dir.outcome() or {}
         outcome = Outcome(facts["outcome"])
         verified = job_dir.result(Stage.VERIFY)
+        verdict = Verdict(verified["verdict"]) if verified else None
         job = move(
             job,
             END_STATE[outcome],
@@ -247,12 +252,18 @@ class Pipeline:
             outcome=outcome,
             failure=FailureClass(facts["failure"]) if facts["failure"] else None,
             message=facts["message"],
-            verdict=Verdict(verified["verdict"]) if verified else None,
+            verdict=verdict,
+            push=self._push(job_dir, verdict) if outcome is Outcome.SUCCEEDED else Push.OFF,
             finished=now,
         )
         self.store.save(job)
         self.store.count("jobs_finished_total", {"outcome": job.state})
         return job
+
+    def _push(self, job_dir: JobDir, verdict: Verdict | None) -> Push:
+        recipe = job_dir.path / Stage.CHECK / "recipe.json"
+        wanted = json.loads(recipe.read_text())["hub"]["push"] if recipe.exists() else None
+        return push_after(verdict, self.push_rules, wanted=wanted)
 
     def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
         """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted.
