@@ -203,4 +203,4 @@ def _patience_notes(recipe: Recipe, epochs: float | None) -> Iterator[str]:
     """Held-out rows are scored at the end of every epoch; the first score has nothing to be worse than."""
     patience = recipe.early_stopping_patience
     if patience is not None and epochs is not None and ceil(epochs) <= patience + 1:
-        yield f"early_stopping_patience: {patience} can end a training only in its epoch {patience + 2} or later"
+        yield f"early_stopping_patience: {patience} acts after epoch {patience + 1} at the earliest: too late here"
