@@ -1,14 +1,14 @@
 """Rows to token ids and labels: only the assistant's words and the tokens that end its turns are trained.
 
-A row is first drafted (rendered, its turns found), then tokenised together with others, then labelled. Drafting takes
-Python's time and tokenising Rust's, so the two go on side by side.
+A row is first drafted (rendered, its turns found), then tokenised together with others, then labelled. A dataset of
+some size is labelled on every core.
 """
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol
 
 from tokenizers import Encoding
@@ -16,9 +16,14 @@ from tokenizers import Tokenizer as Backend
 
 from appliance.stages.training.labels.control_tokens import ControlTokens
 from appliance.stages.training.labels.rows import Row
+from appliance.stages.training.labels.workers import spread
 
 NOT_TRAINED: Final = -100
 BATCH_ROWS: Final = 256
+# So few are done before other processes have begun.
+FEW_BATCHES: Final = 4
+# Beyond that, one process cannot read and write as fast as the others label.
+MOST_WORKERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +83,19 @@ class Labeller(Protocol):
 def label(
     rows: Iterable[Row], labeller: Labeller, control: ControlTokens, backend: Backend
 ) -> Iterator[Example | Failure]:
-    """Label rows in order. While one batch is tokenised, on every core, the next one is drafted."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead: tuple[list[Draft | Failure], Future[list[Encoding]]] | None = None
-        for batch in _batches(rows):
-            drafts = [labeller.draft(row) for row in batch]
-            encodings = thread.submit(encode, [d for d in drafts if isinstance(d, Draft)], control, backend)
-            if ahead:
-                yield from _labelled(labeller, ahead[0], ahead[1].result())
-            ahead = drafts, encodings
-        if ahead:
-            yield from _labelled(labeller, ahead[0], ahead[1].result())
+    """Label rows in order, a batch at a time."""
+
+    def label_batch(batch: list[Row]) -> list[Example | Failure]:
+        drafts = [labeller.draft(row) for row in batch]
+        encodings = encode([draft for draft in drafts if isinstance(draft, Draft)], control, backend)
+        return list(_labelled(labeller, drafts, encodings))
+
+    batches, cores = _batches(rows), min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    first = list(islice(batches, FEW_BATCHES + 1))
+    alone = cores == 1 or len(first) <= FEW_BATCHES
+    everything = chain(first, batches)
+    for labelled in map(label_batch, everything) if alone else spread(label_batch, everything, cores):
+        yield from labelled
 
 
 def encode(drafts: Sequence[Draft], control: ControlTokens, backend: Backend) -> list[Encoding]:
