@@ -156,6 +156,6 @@ result = {
     "losses": diary.losses,
     "target_tokens": diary.target_tokens,
     "tokens_trained": sum(label != -100 for one in training + held_out for label in one["labels"]),
-    "held_out_loss": held_out_loss(model, held_out),
+    "held_out_losses": [held_out_loss(model, held_out)],
 }
 Path(sys.argv[2]).write_text(json.dumps(result))
