@@ -22,6 +22,7 @@ from appliance.gate import PushRules
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
 from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
+from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
@@ -88,6 +89,7 @@ class Appliance:
         self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id, rules)
         self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
+        self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
         self.view = View(
             time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
@@ -185,13 +187,15 @@ class Appliance:
         self.crew.start(waiting, now, wall=wall, gpu=gpu)
 
     def expire(self, now: float, wall: float) -> None:
-        """Remove the datasets that were kept in the state folder and whose time is over."""
+        """Remove the datasets in the state folder whose time is over, and the labels that were made of them."""
         if now < self._next_expiry:
             return
         self._next_expiry = now + EXPIRY_SECONDS
         for job in self._ended_with_files():
             if not self._keeps(job, wall):
                 self.pipeline.clean(job)
+                for file in job.files:
+                    self._labels.forget(file.sha256)
 
     def show(self, now: float, wall: float) -> None:
         """Let readers see how things stand: other threads, and the people who only have the outbox."""
