@@ -3,7 +3,7 @@
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
 `crash once` only the first time, `sleep` works until it is asked to stop, `reject` refuses the input, `wait` says that
 the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM. Without a word it
-succeeds.
+succeeds, with the `verdict` that the row names.
 """
 
 import json
@@ -20,7 +20,6 @@ from appliance.job_dir import JobDir, ProgressWriter
 
 RESULTS = {
     Stage.CHECK: {"base_model": "demo", "method": "sft", "priority": "normal"},
-    Stage.VERIFY: {"verdict": "improved"},
 }
 DEADLINE_SECONDS = 120
 
@@ -33,7 +32,8 @@ def main() -> int:
         code = act(script(job_dir).get(stage, ""), stage, job_dir)
         if code:
             return code
-    job_dir.write_result(stage, RESULTS.get(stage, {"stage": stage}))
+    verdict = {"verdict": script(job_dir).get("verdict", "improved")} if stage is Stage.VERIFY else {}
+    job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **verdict})
     return 0
 
 

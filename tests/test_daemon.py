@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.daemon import Appliance, InboxTakenError
-from appliance.job import FailureClass, JobState, Outcome, Stage, Waiting
+from appliance.job import FailureClass, JobState, Outcome, Push, Stage, Waiting
 from appliance.lock import AlreadyRunningError
 from appliance.outbox import read_manifest
 from appliance.processes import stage_environment
@@ -167,6 +167,16 @@ def test_a_stage_that_does_not_listen_is_killed_after_its_grace_time(box: Box):
     box.turn_until(lambda: box.appliance.crew.running[1].stop_asked is not None)
     box.shift = 3600.0
     assert box.ended().state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(("verdict", "push"), [("no_better", Push.WITHHELD), ("improved", Push.PENDING)])
+def test_what_does_not_pass_the_quality_gate_is_published_and_withheld(tmp_path: Path, verdict: str, push: Push):
+    box = Box(tmp_path, hub_org="acme")
+    box.drop(verdict=verdict)
+    job = box.ended()
+    assert (job.state, job.verdict, job.push) == (JobState.SUCCEEDED, verdict, push)
+    assert (box.outbox / "0001-support" / "manifest.json").exists()
+    box.stop()
 
 
 def test_a_dataset_kept_in_the_state_folder_goes_when_its_time_is_over(tmp_path: Path):
