@@ -32,8 +32,6 @@ def prepare_environment(settings: Settings) -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     # Waiting threads sleep instead of spinning: beside another busy process, spinning made training 15 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Rows of many lengths are many shapes: with room for 1,024 of them, a training on a CPU grew by gigabytes.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     if PTXAS.exists():
         os.environ.setdefault("TRITON_PTXAS_PATH", str(PTXAS))
 
