@@ -13,7 +13,6 @@ from appliance.files import sync, write_json
 from appliance.names import job_number
 
 MANIFEST: Final = "manifest.json"
-CHUNK_BYTES = 1 << 20
 
 
 def publish(
@@ -91,11 +90,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_tree(root: Path) -> None:
