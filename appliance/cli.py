@@ -160,6 +160,17 @@ def resume() -> None:
 
 
 @app.command()
+def doctor(json: Json = False) -> None:
+    """Look whether this machine is ready: GPU, memory, disk, folders, tokens, versions.
+
+    Example: appliance doctor
+    """
+    from appliance.commands.doctor import doctor as run
+
+    run(as_json=json)
+
+
+@app.command()
 def version(json: Json = False) -> None:
     """Print the version.
 

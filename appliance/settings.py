@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from appliance.errors import ApplianceError
+from appliance.surroundings import give, on_host
 
 PREFIX = "APPLIANCE_"
 SECRETS = ("API_TOKEN", "READ_TOKEN", "HUB_TOKEN", "HUB_READ_TOKEN")
@@ -112,48 +113,57 @@ class Settings(BaseSettings):
         # An empty value says nothing: compose passes one on for every variable that is not set.
         given = [*dotenv_values(dotenv or ".env").items(), *environment.items()]
         ours = [(name, text) for name, text in given if name.upper().startswith(PREFIX) and text]
-        values, problems = _read_variables(ours, set(cls.model_fields))
+        values, problems, hints = _read_variables(ours, set(cls.model_fields))
         try:
             settings = cls(**values)
         except ValidationError as error:
             problems += [_explain(entry) for entry in error.errors()]
+        if len(problems) > len(hints):
+            hints.append("README.md lists the settings and their values.")
         if problems:
-            raise SettingsError("; ".join(problems), hint="README.md lists the settings and their values.")
+            raise SettingsError("; ".join(problems), hint="\n".join(dict.fromkeys(hints)))
         return settings
 
 
-def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values by field, the later over the earlier, and what is wrong with the variables themselves."""
+def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The values by field, the later over the earlier; what is wrong with the variables themselves; what mends it."""
     values: dict[str, Any] = {}
-    problems = []
+    problems, hints = [], []
     secret_files = {f"{name}_FILE".lower(): name.lower() for name in SECRETS}
     for variable, text in given:
         name = variable[len(PREFIX) :].lower()
         if name in secret_files:
             try:
-                values[secret_files[name]] = _read_secret(Path(text))
+                values[secret_files[name]] = _read_secret(Path(text), optional=name in _OPTIONAL_SECRETS)
             except SettingsError as error:
                 problems.append(f"{variable} names {text}, which {error}")
+                hints += [error.hint] if error.hint else []
         elif name in known:
             values[name] = _split(text) if name in _LISTS else text
         else:
             near = difflib.get_close_matches(name, [*known, *secret_files], n=1)
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
             problems.append(f"{variable} is not a setting{hint}")
-    return values, problems
+    return values, problems, hints
 
 
-def _read_secret(path: Path) -> str:
+# compose.yaml mounts these always; whoever does not use the Hub leaves them empty.
+_OPTIONAL_SECRETS = {"hub_token_file", "hub_read_token_file"}
+
+
+def _read_secret(path: Path, *, optional: bool) -> str | None:
     try:
         secret = path.read_text().strip()
+    except FileNotFoundError as error:
+        raise SettingsError(f"cannot be read: {error.strerror}", hint=on_host("make secrets")) from error
     except OSError as error:
-        raise SettingsError(f"cannot be read: {error.strerror}") from error
+        raise SettingsError(f"cannot be read: {error.strerror}", hint=give(path)) from error
     except UnicodeDecodeError as error:
         raise SettingsError("is not text") from error
     # An empty token would be one that anybody has.
-    if not secret:
-        raise SettingsError("is empty")
-    return secret
+    if not secret and not optional:
+        raise SettingsError("is empty", hint=on_host("remove it, then make secrets"))
+    return secret or None
 
 
 _LISTS = {"allowed_base_models", "allowed_datasets", "allowed_hosts", "notify_urls"}

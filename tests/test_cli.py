@@ -58,7 +58,7 @@ def a_job(state: JobState = JobState.QUEUED) -> Job:
 
 def test_every_command_says_what_it_does_with_an_example(shell: Shell):
     listed = shell.type("--help").stdout
-    for command in ("serve", "demo", "check", "plan", "submit", "jobs", "show", "logs", "cancel", "version"):
+    for command in ("serve", "demo", "check", "plan", "submit", "jobs", "show", "logs", "cancel", "doctor", "version"):
         assert command in listed
         assert f"Example: appliance {command}" in shell.type(command, "--help").stdout
 

@@ -1,13 +1,11 @@
 """Settings: what is read from where, and what a mistake is told."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from appliance.settings import SECRETS, Settings, SettingsError
+from tests.users import not_as_root
 
 
 def load(dotenv: str = "", **environment: str) -> Settings:
@@ -21,18 +19,6 @@ def refusal(**environment: str) -> str:
     with pytest.raises(SettingsError) as refused:
         load(**environment)
     return refused.value.message
-
-
-@contextmanager
-def not_as_root() -> Iterator[None]:
-    """Root may read anything: be nobody for a moment."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.fixture(autouse=True)

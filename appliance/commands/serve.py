@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from appliance.daemon import Appliance
+from appliance.doctor.examine import examine_at_start
 from appliance.logs import setup_logging
 from appliance.metrics import make_registry
 from appliance.settings import PREFIX, Settings
@@ -29,6 +30,7 @@ def serve(*, take_over: bool) -> None:
     """Serve until SIGTERM or SIGINT. Raises ApplianceError when this machine or a setting does not allow it."""
     settings = Settings.load()
     setup_logging(settings.log_format, settings.secrets())
+    examine_at_start(settings)
     wake = Wake()
     wake.stop_on_signals()
     appliance = Appliance(settings, wake=wake)

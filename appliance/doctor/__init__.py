@@ -1,0 +1,1 @@
+"""`appliance doctor`: is this machine ready to work, and if not, which command mends it."""

@@ -1,0 +1,239 @@
+"""`appliance doctor`, and the look at the machine when the appliance starts."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance import surroundings
+from appliance.doctor import examine as examination
+from appliance.doctor import gpu
+from appliance.doctor.examine import NotHealthyError, examine, examine_at_start
+from appliance.doctor.finding import Finding, Level
+from appliance.doctor.gpu import driver_finding
+from appliance.settings import Settings
+from tests.users import not_as_root
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("inbox", "outbox", "state", "models", "recipes")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which everything is as it should be, but for a GPU. Others may look into it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for part in FOLDERS:
+            (folder / part).mkdir()
+            (folder / part).chmod(0o777)
+        (folder / "recipes" / "default.yaml").write_text("base_model: demo\n")
+        monkeypatch.chdir(folder)
+        yield folder
+
+
+def settings(**values: object) -> Settings:
+    small = {"disk_reserve_gb": 0, "memory_reserve_gb": 0, "api_token": "t" * 20}
+    return Settings(**{**small, **values})  # type: ignore[arg-type]
+
+
+def found(check: str, **values: object) -> list[Finding]:
+    return [finding for finding in examine(settings(**values), online=False) if finding.check == check]
+
+
+def doctor(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    quiet = {"APPLIANCE_DISK_RESERVE_GB": "0", "APPLIANCE_MEMORY_RESERVE_GB": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "doctor", *words],
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", **quiet, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def test_a_sound_machine_is_ready(machine: Path):
+    done = doctor(machine)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "✓ folder:inbox" in done.stdout
+    assert "✗" not in done.stdout
+
+
+def test_programs_get_every_finding_with_its_remedy(machine: Path):
+    (machine / "recipes" / "default.yaml").unlink()
+    done = doctor(machine, "--json")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ready"]) == (3, False)
+    assert {"check", "level", "message", "remedy", "stops", "facts"} == set(answer["checks"][0])
+    for finding in answer["checks"]:
+        assert (finding["remedy"] is None) == (finding["level"] == "ok"), finding
+
+
+def test_looking_leaves_nothing_behind(machine: Path):
+    for name in ("inbox", "outbox", "state", "models"):
+        (machine / name).rmdir()
+    assert doctor(machine).returncode == 0
+    assert [path.name for path in machine.iterdir()] == ["recipes"]
+
+
+@pytest.mark.parametrize("name", ["inbox", "outbox", "state"])
+def test_a_folder_that_cannot_be_written_stops_the_start_with_the_command_that_mends_it(machine: Path, name: str):
+    (machine / name).chmod(0o555)
+    with not_as_root():
+        with pytest.raises(NotHealthyError) as refusal:
+            examine_at_start(settings())
+        me = f"{os.geteuid()}:{os.getegid()}"
+    assert f"{name} {machine / name} cannot be written by user" in refusal.value.message
+    assert f"sudo chown -R {me} {machine / name}" in str(refusal.value.hint)
+
+
+def test_serve_says_what_is_amiss_and_does_not_start_where_it_cannot_work(machine: Path):
+    # Not even root can write below /proc.
+    environment = {**os.environ, "APPLIANCE_OUTBOX": "/proc/1"}
+    command = [sys.executable, "-m", "appliance", "serve"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "ERROR folder:outbox: outbox /proc/1 cannot be written by user" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("sudo chown -R ")
+
+
+def test_inside_our_image_the_command_is_one_for_the_host(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(surroundings.IMAGE, "1")
+    assert surroundings.give(machine / "inbox", recursive=True).endswith(
+        f"compose.yaml: sudo chown -R {os.geteuid()}:{os.getegid()} inbox"
+    )
+    assert surroundings.give(Path("/run/secrets/api_token")).endswith(" secrets/api_token")
+
+
+def test_a_sticky_inbox_of_somebody_else_would_never_let_go_of_a_drop(machine: Path):
+    (machine / "inbox").chmod(0o1777)
+    assert [finding.level for finding in found("folder:inbox")] == [Level.OK]
+    with not_as_root():
+        (_, sticky) = found("folder:inbox")
+    assert (sticky.level, sticky.stops) == (Level.PROBLEM, True)
+    assert "chmod -t" in str(sticky.remedy)
+
+
+def test_a_full_disk_is_a_problem_that_does_not_stop_the_start(machine: Path):
+    (disk,) = found("disk", disk_reserve_gb=10**6)
+    assert (disk.level, disk.stops) == (Level.PROBLEM, False)
+    assert "kept in reserve" in disk.message
+    examine_at_start(settings(disk_reserve_gb=10**6))
+
+
+def test_a_recipe_that_cannot_be_read_is_named(machine: Path):
+    (machine / "recipes" / "broken.yaml").write_text("base_model: demo\nlora: 3\n")
+    (recipe,) = found("recipes")
+    assert recipe.level is Level.WARNING
+    assert "broken.yaml" in recipe.message
+
+
+def test_beyond_loopback_the_pages_need_a_read_token(machine: Path):
+    assert [finding.level for finding in found("secrets")] == [Level.OK]
+    (secret,) = found("secrets", listen="0.0.0.0:8080")
+    assert "read token" in secret.message
+    assert "make secrets" in str(secret.remedy)
+
+
+def test_settings_that_cannot_be_used_are_a_finding(machine: Path):
+    done = doctor(machine, APPLIANCE_API_TOKEN_FILE="secrets/api_token")
+    assert done.returncode == 3
+    assert "secrets/api_token, which cannot be read" in done.stdout
+    assert "→ make secrets" in done.stdout
+
+
+def test_a_check_that_stumbles_is_a_finding_and_keeps_no_other_from_its_say(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def check_weather(_settings: Settings) -> Iterator[Finding]:
+        raise RuntimeError("it rains")
+
+    monkeypatch.setattr(examination, "LOCAL", (check_weather, *examination.LOCAL))
+    first, second, *_ = examine(settings(), online=False)
+    assert (first.check, first.message) == ("weather", "this could not be looked at: it rains")
+    assert second.check == "folder:inbox"
+
+
+def test_online_checks_are_for_doctor_and_not_for_the_start(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Settings] = []
+
+    def check_hub(given: Settings) -> tuple[Finding, ...]:
+        asked.append(given)
+        return ()
+
+    monkeypatch.setattr(examination, "ONLINE", (check_hub,))
+    examine_at_start(settings())
+    assert asked == []
+    examine(settings(), online=True)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("driver", "cuda", "level"), [("580.95.05", 13000, Level.OK), ("610.1", 13020, Level.OK)])
+def test_a_driver_that_brings_cuda_13_will_do(driver: str, cuda: int, level: Level):
+    assert driver_finding(driver, cuda).level is level
+
+
+def test_an_older_driver_is_named_with_the_command_that_updates_it():
+    finding = driver_finding("570.133.20", 12080)
+    assert finding.message == (
+        "the NVIDIA driver 570.133.20 (CUDA 12.8) is too old: 580 (CUDA 13.0) or newer is needed"
+    )
+    assert "sudo apt" in str(finding.remedy)
+
+
+def test_a_card_that_is_plugged_in_and_does_not_answer_is_a_problem(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    card = tmp_path / "pci" / "000f:01:00.0"
+    card.mkdir(parents=True)
+    (card / "vendor").write_text("0x10de\n")
+    (card / "class").write_text("0x030200\n")
+    if gpu._card_is_plugged_in():
+        pytest.skip("this machine has an NVIDIA GPU")
+    assert [finding.level for finding in found("gpu")] == [Level.WARNING]
+    monkeypatch.setattr(gpu, "PCI", tmp_path / "pci")
+    assert [finding.level for finding in found("gpu")] == [Level.PROBLEM]
+    monkeypatch.setenv(surroundings.IMAGE, "1")
+    (given,) = found("gpu")
+    assert "nvidia-ctk" in str(given.remedy)
+
+
+@pytest.fixture(scope="session")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a management library that answers as it is told."""
+    folder = tmp_path_factory.mktemp("nvml")
+    source, library = ROOT / "tests" / "fake_nvml.c", folder / "libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    return folder
+
+
+def with_gpu(machine: Path, nvml: Path, **answers: str) -> dict[str, dict]:
+    environment = {"DRIVER": "580.95.05", "CUDA": "13000", "CAPABILITY": "12", **answers}
+    answer = json.loads(doctor(machine, "--json", LD_LIBRARY_PATH=str(nvml), **environment).stdout)
+    return {finding["check"]: finding for finding in answer["checks"]}
+
+
+def test_a_spark_s_gpu_is_named_although_it_does_not_tell_its_memory(machine: Path, nvml: Path):
+    checks = with_gpu(machine, nvml)
+    assert checks["gpu"]["message"] == "NVIDIA GB10"
+    assert checks["gpu"]["facts"]["capability"] == "12.1"
+    assert checks["driver"]["message"] == "NVIDIA driver 580.95.05, CUDA 13.0"
+
+
+def test_a_gpu_too_old_and_a_driver_too_old_are_two_problems(machine: Path, nvml: Path):
+    checks = with_gpu(machine, nvml, CAPABILITY="6", DRIVER="535.1", CUDA="12020")
+    assert [checks[name]["level"] for name in ("gpu", "driver")] == ["problem", "problem"]
+
+
+def test_a_gpu_beside_a_torch_without_cuda_is_a_problem(machine: Path, nvml: Path):
+    checks = with_gpu(machine, nvml)
+    assert (checks["versions"]["level"], checks["versions"]["remedy"]) == ("problem", "make install")
