@@ -1,5 +1,6 @@
 """The crew: the stages that run now. Starts them, follows what they report, reaps them, stops them."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from appliance import processes
 from appliance.exits import STOPPED, EndKind, StageEnd
 from appliance.job import LANES, Job, JobState, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
+from appliance.metric_table import CHECKPOINT_BUCKETS, STEP_BUCKETS
 from appliance.pipeline import Pipeline, next_stage, startable
 from appliance.processes import StageProcess
 from appliance.progress import Progress, Tally, fold, parse_lines
@@ -17,8 +19,6 @@ from appliance.store import Store
 
 logger = logging.getLogger(__name__)
 
-STEP_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-CHECKPOINT_BUCKETS: Final = (0.1, 0.5, 1, 5, 15, 60, 300)
 # How much of a progress file is read in one turn; the rest waits for the next.
 READ_BYTES: Final = 1 << 20
 # A training needs one micro-batch and one save to stop well; the other stages only have to notice.
@@ -128,6 +128,8 @@ class Crew:
         self._store.note_process(job.number, stage, pid=process.pid, pid_started=processes.started_at(process.pid) or 0)
         running = Running(job, stage, process, began=now)
         self._replay(running, job_dir)
+        if stage is Stage.TRAIN:
+            running.progress = replace(running.progress, **_planned(job_dir))
         self.running[job.number] = running
         logger.info("%s started, attempt %d", stage, job.attempt, extra={"job": job.id})
 
@@ -155,7 +157,7 @@ class Crew:
                 running.progress = fold(running.progress, event)
                 running.tally = running.tally.raised_by(event)
                 self._observe(event)
-            self._count(before, running.tally)
+            self._count(before, running.tally, running.progress.model_flops_per_token or 0.0)
             running.offset += len(text)
             self._store.set_progress_offset(running.job.number, running.stage, running.offset)
 
@@ -165,10 +167,12 @@ class Crew:
         elif event["event"] == "checkpoint":
             self._store.observe("checkpoint_duration_seconds", event["seconds"], CHECKPOINT_BUCKETS)
 
-    def _count(self, before: Tally, after: Tally) -> None:
+    def _count(self, before: Tally, after: Tally, flops_per_token: float) -> None:
+        content_tokens = after.content_tokens - before.content_tokens
         for name, labels, more in (
             ("train_steps_total", {}, after.steps - before.steps),
-            ("train_tokens_total", {"kind": "content"}, after.content_tokens - before.content_tokens),
+            ("train_tokens_total", {"kind": "content"}, content_tokens),
+            ("train_model_flops_total", {}, content_tokens * flops_per_token),
             ("train_tokens_total", {"kind": "padding"}, after.padding_tokens - before.padding_tokens),
             ("train_target_tokens_total", {}, after.target_tokens - before.target_tokens),
             ("train_samples_total", {}, after.samples - before.samples),
@@ -197,6 +201,18 @@ def _new_lines(path: Path, offset: int) -> bytes:
     except FileNotFoundError:
         return b""
     return text[: text.rfind(b"\n") + 1]
+
+
+def _planned(job_dir: JobDir) -> dict[str, Any]:
+    """What the plan says that the training's progress is seen against."""
+    try:
+        plan = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {
+        "memory_estimate_bytes": plan.get("memory", {}).get("total_bytes"),
+        "model_flops_per_token": plan.get("model_flops_per_token"),
+    }
 
 
 def _log_end(job: Job, stage: Stage, end: StageEnd, seconds: float) -> None:

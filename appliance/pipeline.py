@@ -29,6 +29,7 @@ from appliance.job import (
     move,
 )
 from appliance.job_dir import JobDir
+from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.store import Store
 
 ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
@@ -38,10 +39,6 @@ RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
 # Small, without rows, and what a person asks for afterwards.
 KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json")
-
-STAGE_BUCKETS: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
-DETECTION_BUCKETS: Final = (1, 2, 5, 10, 15, 30, 60, 300, 900)
-WAIT_BUCKETS: Final = (1, 10, 60, 300, 1800, 3600, 6 * 3600, 24 * 3600, 72 * 3600)
 
 
 def next_stage(job: Job, job_dir: JobDir) -> Stage:

@@ -43,7 +43,11 @@ class Progress:
     nonfinite_losses: int = 0
     memory_bytes: int | None = None
     cuda_reserved_bytes: int | None = None
+    cuda_peak_reserved_bytes: int | None = None
     memory_peak_bytes: int | None = None
+    memory_estimate_bytes: int | None = None
+    """What the plan expected the training to need."""
+    model_flops_per_token: float | None = None
     last_checkpoint: float | None = None
     pace: tuple[Pace, ...] = field(default=(), repr=False)
 
@@ -55,6 +59,12 @@ class Progress:
         seconds = sum(step.seconds for step in self.pace[1:])
         tokens = self.pace[-1].content_tokens - self.pace[0].content_tokens
         return tokens / seconds if seconds > 0 else None
+
+    @property
+    def model_flops_per_second(self) -> float | None:
+        """What the model itself needed of the machine over the last steps."""
+        speed = self.tokens_per_second
+        return None if speed is None or self.model_flops_per_token is None else speed * self.model_flops_per_token
 
     @property
     def seconds_left(self) -> float | None:
@@ -91,7 +101,7 @@ def fold(progress: Progress, event: Mapping[str, Any]) -> Progress:
 
 def _fold_step(progress: Progress, event: Mapping[str, Any]) -> Progress:
     pace = Pace(event["time"], event["seconds"], event["content_tokens"])
-    memory = event.get("memory_bytes")
+    memory, reserved = event.get("memory_bytes"), event.get("cuda_reserved_bytes")
     return replace(
         progress,
         pace=(*progress.pace, pace)[-RATE_STEPS:],
@@ -107,7 +117,8 @@ def _fold_step(progress: Progress, event: Mapping[str, Any]) -> Progress:
         nonfinite_losses=progress.nonfinite_losses + bool(event.get("nonfinite")),
         memory_bytes=memory,
         memory_peak_bytes=max(filter(None, (progress.memory_peak_bytes, memory)), default=None),
-        cuda_reserved_bytes=event.get("cuda_reserved_bytes"),
+        cuda_reserved_bytes=reserved,
+        cuda_peak_reserved_bytes=max(filter(None, (progress.cuda_peak_reserved_bytes, reserved)), default=None),
     )
 
 

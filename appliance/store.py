@@ -162,6 +162,13 @@ class Store:
         rows = self.connection.execute("SELECT record FROM jobs WHERE finished >= ? ORDER BY finished, number", (time,))
         return [_load(row[0]) for row in rows]
 
+    def pending_pushes(self) -> list[Job]:
+        """Jobs whose result waits to be pushed, oldest first."""
+        rows = self.connection.execute(
+            "SELECT record FROM jobs WHERE json_extract(record, '$.push') = 'pending' ORDER BY number"
+        )
+        return [_load(row[0]) for row in rows]
+
     def count_by_state(self) -> dict[JobState, int]:
         rows = self.connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")
         counts = {JobState(state): count for state, count in rows}

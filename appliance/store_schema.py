@@ -58,6 +58,9 @@ STEPS = (
         PRIMARY KEY (name, labels)
     ) STRICT;
     """,
+    """
+    CREATE INDEX jobs_by_push ON jobs (json_extract(record, '$.push'));
+    """,
 )
 
 SCHEMA_VERSION = len(STEPS)

@@ -31,3 +31,11 @@ class View:
     def wall(self, monotonic: float) -> float:
         """A moment of the monotonic clock as Unix seconds."""
         return self.time - (self.monotonic - monotonic)
+
+    def last_progress(self, number: int) -> float | None:
+        """When a job last reported anything; the beginning of its stage while that has said nothing yet."""
+        running = next((entry for entry in self.running if entry.job.number == number), None)
+        if running is not None:
+            return running.progress.last_event or self.wall(running.began)
+        trained = self.trained.get(number)
+        return trained.last_event if trained else None

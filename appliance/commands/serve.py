@@ -7,6 +7,7 @@ from typing import Final
 from appliance.daemon import Appliance
 from appliance.doctor.examine import examine_at_start
 from appliance.logs import setup_logging
+from appliance.machine_watch import watch_machine
 from appliance.metrics import make_registry
 from appliance.settings import PREFIX, Settings
 from appliance.wake import Wake
@@ -35,11 +36,17 @@ def serve(*, take_over: bool) -> None:
     wake.stop_on_signals()
     appliance = Appliance(settings, wake=wake)
     host, _ = split_address(settings.listen)
-    registry = make_registry(appliance.store, lambda: appliance.view, time.time)
+    machine = watch_machine(
+        settings, count_error=lambda query: appliance.store.count("gpu_query_errors_total", {"query": query})
+    )
+    registry = make_registry(
+        appliance.store, lambda: appliance.view, time.time, settings=settings, machine=machine.reading
+    )
     app = make_app(lambda: appliance.view, registry, hosts=allowed_hosts(host, settings.allowed_hosts), clock=time.time)
     web = WebServer(app, settings.listen)
     appliance.recover()
     appliance.prepare_inbox(take_over=take_over)
+    machine.start()
     web.start()
     for name in sorted(settings.model_fields_set & NOT_YET):
         logger.warning("%s%s has no effect in this version", PREFIX, name.upper())
@@ -48,4 +55,5 @@ def serve(*, take_over: bool) -> None:
     logger.info("serving %s, results in %s, pages on http://%s:%d", appliance.inbox.path, settings.outbox, *web.address)
     appliance.run()
     web.stop()
+    machine.stop()
     logger.info("stopped")

@@ -62,6 +62,7 @@ class Plan:
     warmup_steps: int | None
     packing: bool
     optim: str
+    model_flops_per_token: float
     tokens_per_second_estimate: float
     seconds_estimate: float | None
     notes: tuple[str, ...]
@@ -109,6 +110,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         warmup_steps=None if steps is None else _warmup_steps(recipe, steps),
         packing=False,
         optim=load.optim,
+        model_flops_per_token=model_flops_per_token(load, _mean_length(data, sequence)),
         tokens_per_second_estimate=round(speed, 1),
         seconds_estimate=None if steps is None or not data else round(_tokens(data, effective, steps) / speed, 1),
         notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
@@ -166,10 +168,25 @@ def _tokens(data: DataFacts, effective: int, steps: int) -> float:
 
 def _tokens_per_second(load: Load, machine: Machine, split: Split, data: DataFacts | None, sequence: int) -> float:
     """Real tokens a second, from the arithmetic of one token and the fixed cost of one micro-batch."""
-    length = data.tokens / data.examples if data and data.examples else sequence
+    length = _mean_length(data, sequence)
     seconds_per_token = flops_per_token(load, split.gradient_checkpointing, length) / machine.flops_per_second
     tokens = split.micro_batch * length
     return tokens / (tokens * seconds_per_token + MICRO_BATCH_SECONDS[machine.kind])
+
+
+def _mean_length(data: DataFacts | None, sequence: int) -> float:
+    """Tokens of an average example."""
+    return data.tokens / data.examples if data and data.examples else sequence
+
+
+def model_flops_per_token(load: Load, length: float) -> float:
+    """What the model itself takes, for the utilisation (MFU): recomputed activations are not counted.
+
+    4 FLOP a weight of the frozen base, 6 a weight of the adapters, and for attention what the PaLM paper (appendix B)
+    counts, 12 × layers × heads × head size × sequence, without a discount for the causal mask.
+    """
+    attention = 12 * load.shape.layers * load.shape.attention_size * length
+    return 4 * load.shape.compute_parameters + 6 * load.trainable_parameters + attention
 
 
 def flops_per_token(load: Load, gradient_checkpointing: bool, length: float) -> float:
