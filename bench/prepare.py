@@ -5,8 +5,9 @@
 TRL prepares as `SFTTrainer` does for completion-only training, with `dataset_num_proc` None and 2; the better one
 counts. Every run is a process of its own; they take turns. Timed is the work alone: for TRL its `_prepare_dataset` on
 rows that are loaded already, for the appliance all of `label_dataset`, reading, proving, splitting and writing
-included. Loading libraries, tokenizer and model is outside for TRL; the appliance's tokenizer is inside. Then a whole
-prepare stage is run twice on one dataset: the second finds the first one's labels. Ends with 1 when a bound is missed.
+included. Loading libraries is outside for both; so are tokenizer and model for TRL, while the appliance's tokenizer is
+inside. Then a whole prepare stage is run twice on one dataset: the second finds the first one's labels. Ends with 1
+when a bound is missed.
 """
 
 import argparse
@@ -125,6 +126,9 @@ def measure_appliance(folder: Path) -> dict[str, Any]:
     from appliance.stages.training.labels.tokenizer import hide_torch
 
     hide_torch()
+    # The loader imports it when it is called.
+    from transformers import AutoTokenizer  # noqa: F401
+
     from appliance.stages.training.labels.dataset import Request, label_dataset
 
     target = folder / "labels"

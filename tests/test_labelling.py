@@ -15,9 +15,9 @@ from transformers.utils import logging
 from appliance.errors import InputError
 from appliance.recipe import Recipe
 from appliance.stages.training.labels.conversations import for_template, thought_key
+from appliance.stages.training.labels.examples import NOT_TRAINED, Example, Failure
 from appliance.stages.training.labels.kit import conversation_kit, text_kit
-from appliance.stages.training.labels.labelling import NOT_TRAINED, Example, Failure, label
-from appliance.stages.training.labels.rows import row_of
+from appliance.stages.training.labels.labelling import label
 from tests.families import (
     FAMILIES,
     LLAMA_TOKENS,
@@ -62,8 +62,8 @@ def kit_for(folder, family: Family | None = None, *, created: float = CREATED, *
 
 
 def labelled(kit, rows: list[dict]) -> list[Example | Failure]:
-    numbered = [row_of(fields, number=number) for number, fields in enumerate(rows, 1)]
-    return list(label(numbered, kit.labeller, kit.control, kit.tokenizer.backend))
+    lines = [json.dumps({"row": number, **fields}).encode() for number, fields in enumerate(rows, 1)]
+    return list(label(lines, kit.labeller, kit.control, kit.tokenizer.backend))
 
 
 def shared(one: list[int], other: list[int]) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.errors import Reason
 from appliance.job import Stage
-from appliance.stages.training.labels.labelling import NOT_TRAINED
+from appliance.stages.training.labels.examples import NOT_TRAINED
 from tests import shapes
 from tests.families import FAMILIES, Family, assistant, system, user, write_model
 from tests.jobs import jsonl, make_job, run_stage, run_stages

@@ -10,7 +10,8 @@ from typing import Any, Final
 from tokenizers import Encoding
 
 from appliance.stages.training.labels.control_tokens import ControlTokens, NotNeutral
-from appliance.stages.training.labels.labelling import NOT_TRAINED, Draft, Example, Failure
+from appliance.stages.training.labels.examples import NOT_TRAINED, Example, Failure
+from appliance.stages.training.labels.labelling import Draft
 from appliance.stages.training.labels.marks import core
 from appliance.stages.training.labels.rendering import ChatTemplate, Refused
 from appliance.stages.training.labels.rows import Row

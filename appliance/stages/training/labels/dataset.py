@@ -88,8 +88,8 @@ def _kit(request: Request) -> Kit:
 
 def _label(request: Request, kit: Kit, rows: Path, target: Path, progress: Progress) -> Counts:
     sieve = Sieve(request.cap, request.recipe.long_examples, frozenset(kit.stop_ids))
-    with closing(ExampleWriter(target)) as writer:
-        for outcome in label(read_rows(rows), kit.labeller, kit.control, kit.tokenizer.backend):
+    with closing(ExampleWriter(target)) as writer, rows.open("rb") as lines:
+        for outcome in label(lines, kit.labeller, kit.control, kit.tokenizer.backend):
             if example := sieve.sift(outcome):
                 writer.write(example)
             progress(sieve.counts.rows)

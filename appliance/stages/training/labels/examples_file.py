@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from appliance.dataset.split import Mask
-from appliance.stages.training.labels.labelling import Example
+from appliance.stages.training.labels.examples import Example
 
 SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("row", pa.int64())])
 BATCH_TOKENS: Final = 1_000_000

@@ -5,9 +5,8 @@ some size is labelled on every core.
 """
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final, Protocol
 
@@ -15,10 +14,11 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from appliance.stages.training.labels.control_tokens import ControlTokens
-from appliance.stages.training.labels.rows import Row
+from appliance.stages.training.labels.examples import Example, Failure
+from appliance.stages.training.labels.parcels import Parcel, unwrap, wrap
+from appliance.stages.training.labels.rows import Row, parse_row
 from appliance.stages.training.labels.workers import spread
 
-NOT_TRAINED: Final = -100
 BATCH_ROWS: Final = 256
 # So few are done before other processes have begun.
 FEW_BATCHES: Final = 4
@@ -38,40 +38,6 @@ class Draft:
     thoughts_left_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row, or a piece of one, as the model sees it.
-
-    `trained` tokens have a label, the last of them just before `trained_until`; `answer_tokens` is the length of the
-    last trained turn.
-    """
-
-    row: int
-    hash: int
-    ids: "array[int]"
-    labels: "array[int]"
-    trained: int
-    trained_until: int
-    answer_tokens: int = 0
-    control_tokens: int = 0
-    thoughts_left_out: bool = False
-
-    def cut(self, length: int) -> "Example":
-        """Its first `length` tokens."""
-        labels = self.labels[:length]
-        trained = length - labels.count(NOT_TRAINED)
-        return replace(self, ids=self.ids[:length], labels=labels, trained=trained, trained_until=length)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row that cannot be labelled; `code` is the problem's."""
-
-    row: int
-    code: str
-    why: str
-
-
 class Labeller(Protocol):
     """How rows of one type become examples."""
 
@@ -81,21 +47,21 @@ class Labeller(Protocol):
 
 
 def label(
-    rows: Iterable[Row], labeller: Labeller, control: ControlTokens, backend: Backend
+    lines: Iterable[bytes], labeller: Labeller, control: ControlTokens, backend: Backend
 ) -> Iterator[Example | Failure]:
-    """Label rows in order, a batch at a time."""
+    """Label the rows of these lines (as in `rows.jsonl`) in order, a batch at a time."""
 
-    def label_batch(batch: list[Row]) -> list[Example | Failure]:
-        drafts = [labeller.draft(row) for row in batch]
+    def label_batch(batch: list[bytes]) -> Parcel:
+        drafts = [labeller.draft(parse_row(line)) for line in batch]
         encodings = encode([draft for draft in drafts if isinstance(draft, Draft)], control, backend)
-        return list(_labelled(labeller, drafts, encodings))
+        return wrap(_labelled(labeller, drafts, encodings))
 
-    batches, cores = _batches(rows), min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    batches, cores = _batches(lines), min(len(os.sched_getaffinity(0)), MOST_WORKERS)
     first = list(islice(batches, FEW_BATCHES + 1))
     alone = cores == 1 or len(first) <= FEW_BATCHES
     everything = chain(first, batches)
-    for labelled in map(label_batch, everything) if alone else spread(label_batch, everything, cores):
-        yield from labelled
+    for parcel in map(label_batch, everything) if alone else spread(label_batch, everything, cores):
+        yield from unwrap(parcel)
 
 
 def encode(drafts: Sequence[Draft], control: ControlTokens, backend: Backend) -> list[Encoding]:
@@ -106,8 +72,8 @@ def encode(drafts: Sequence[Draft], control: ControlTokens, backend: Backend) ->
     return [next(swapped) if draft.swapped else next(plain) for draft in drafts]
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    iterator = iter(rows)
+def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    iterator = iter(lines)
     while batch := list(islice(iterator, BATCH_ROWS)):
         yield batch
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.errors import Problem, Reason
-from appliance.stages.training.labels.labelling import Failure
+from appliance.stages.training.labels.examples import Failure
 from appliance.stages.training.labels.sieve import Counts
 
 _FAILURES: Final = {

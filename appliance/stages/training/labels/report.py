@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.stages.training.labels.examples import NOT_TRAINED
 from appliance.stages.training.labels.habits import Habits
-from appliance.stages.training.labels.labelling import NOT_TRAINED
 from appliance.stages.training.labels.rendering import ChatTemplate
 from appliance.stages.training.labels.sieve import Counts, percentile
 

@@ -26,10 +26,14 @@ class Row:
 def read_rows(path: Path) -> Iterator[Row]:
     """Every row of `rows.jsonl`, in order."""
     with path.open("rb") as lines:
-        for line in lines:
-            fields = msgspec.json.decode(line)
-            number = fields.pop("row")
-            yield row_of(fields, number=number)
+        yield from map(parse_row, lines)
+
+
+def parse_row(line: bytes) -> Row:
+    """The row in a line of `rows.jsonl`."""
+    fields = msgspec.json.decode(line)
+    number = fields.pop("row")
+    return row_of(fields, number=number)
 
 
 def row_of(fields: Mapping[str, Any], *, number: int = 0) -> Row:

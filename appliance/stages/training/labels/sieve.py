@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.recipe import LongExamples
-from appliance.stages.training.labels.labelling import Example, Failure
+from appliance.stages.training.labels.examples import Example, Failure
 
 OVER_LONG: Final = "over_long"
 NOTHING_TRAINED: Final = "nothing_trained"

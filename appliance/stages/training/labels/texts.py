@@ -8,7 +8,8 @@ from itertools import pairwise
 from tokenizers import Encoding
 
 from appliance.stages.training.labels.control_tokens import ControlTokens, NotNeutral
-from appliance.stages.training.labels.labelling import Draft, Example, Failure
+from appliance.stages.training.labels.examples import Example, Failure
+from appliance.stages.training.labels.labelling import Draft
 from appliance.stages.training.labels.rows import Row
 
 
