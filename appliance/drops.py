@@ -347,7 +347,7 @@ def _folder_roles(children: Mapping[str, Sighting]) -> tuple[list[tuple[str, Rol
 
 
 # What a button file may do, on what: `0007.cancel`, `queue.pause`.
-JOB_BUTTONS = ("cancel",)
+JOB_BUTTONS = ("cancel", "retry", "approve")
 QUEUE_BUTTONS = ("pause", "resume")
 
 

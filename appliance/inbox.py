@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from appliance.drops import Ending, Entry, Kind
-from appliance.files import write_whole
+from appliance.files import open_below, write_whole
 from appliance.names import READ_ME, SENTINEL, ignored, split_suffix
 
 # check/, a recipe folder, a dropped folder, and the files in it.
@@ -88,16 +88,7 @@ class Inbox:
 
         Raises OSError, with ELOOP or ENOTDIR for a link on the way.
         """
-        *folders, name = path.split("/")
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for folder in folders:
-                deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                os.close(directory)
-                directory = deeper
-            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-        finally:
-            os.close(directory)
+        return open_below(self.path, path)
 
     def ending(self, path: str) -> Ending:
         """How the end of a file looks. A file that cannot be read counts as closed: the intake says what is wrong."""

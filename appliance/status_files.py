@@ -66,11 +66,11 @@ def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Boar
     ended = [job for job in store.recent_jobs(4 * RESULTS_SHOWN) if job.finished is not None][:RESULTS_SHOWN]
     return Board(
         updated=view.time,
-        running=tuple(_running_row(entry, view) for entry in running.values()),
-        queued=tuple(_queued_row(job, jobs) for job in waiting),
-        results=tuple(_result_row(job, jobs, settings) for job in ended),
-        inbox=tuple(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
-        troubles=tuple(_troubles(view)),
+        running=tuple(running_row(entry, view) for entry in running.values()),
+        queued=tuple(queued_row(job, jobs) for job in waiting),
+        results=tuple(result_row(job, jobs, settings) for job in ended),
+        inbox=tuple(inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
+        troubles=tuple(troubles_of(view)),
         paused=view.paused,
     )
 
@@ -87,7 +87,8 @@ def _same(one: Board, other: Board) -> bool:
     return one == Board(**{**vars(other), "updated": one.updated})
 
 
-def _running_row(entry: Running, view: View) -> RunningRow:
+def running_row(entry: Running, view: View) -> RunningRow:
+    """A job that a stage works on, as the board shows it."""
     progress = entry.progress
     return RunningRow(
         id=entry.job.id,
@@ -102,12 +103,14 @@ def _running_row(entry: Running, view: View) -> RunningRow:
     )
 
 
-def _queued_row(job: Job, jobs: Path) -> QueuedRow:
+def queued_row(job: Job, jobs: Path) -> QueuedRow:
+    """A job that waits, as the board shows it."""
     ready = (jobs / job.id / Stage.PREPARE / "result.json").exists()
     return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready)
 
 
-def _result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
+def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
+    """A job that has ended, as the board shows it."""
     if job.outcome is None or job.finished is None:
         raise ValueError(f"job {job.id} has not ended")
     verified: Mapping[str, float | None] = JobDir(jobs / job.id).result(Stage.VERIFY) or {}
@@ -124,12 +127,12 @@ def _result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
     )
 
 
-def _inbox_row(drop: Drop) -> InboxRow:
+def inbox_row(drop: Drop) -> InboxRow:
     why = "is being copied" if drop.state is DropState.READY else drop.why
     return InboxRow(printable(drop.name), drop.state, why)
 
 
-def _troubles(view: View) -> list[str]:
+def troubles_of(view: View) -> list[str]:
     troubles = [view.trouble] if view.trouble else []
     if view.availability is Availability.UNAVAILABLE:
         troubles.append("the inbox cannot be read; nothing is lost, and it is tried again every few seconds")

@@ -21,8 +21,10 @@ from appliance.metrics import make_registry
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
-from appliance.web.app import allowed_hosts, make_app
+from appliance.web.access import Access, allowed_hosts
+from appliance.web.app import make_app
 from appliance.web.server import WebServer
+from appliance.web.site import Site
 
 BOUND_SECONDS = 0.05
 
@@ -54,8 +56,9 @@ def serve(path: Path, *, jobs: int) -> WebServer:
     view = View(now, 0.0, True, Availability.AVAILABLE, (), (), {}, now, False)
     machine = MachineReading({name: DiskSpace(1, 2) for name in ("inbox", "outbox", "state", "cache")})
     registry = make_registry(store, lambda: view, time.time, settings=Settings(), machine=lambda: machine)
-    app = make_app(lambda: view, registry, hosts=allowed_hosts("127.0.0.1", ()), clock=lambda: now)
-    server = WebServer(app, "127.0.0.1:0")
+    access = Access(allowed_hosts("127.0.0.1", ()))
+    site = Site(store, lambda: view, Settings(), path.parent, access, clock=lambda: now)
+    server = WebServer(make_app(site, registry), "127.0.0.1:0")
     server.start()
     return server
 

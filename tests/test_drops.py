@@ -186,6 +186,8 @@ def test_a_quiet_file_is_not_taken_before_its_end_was_looked_at():
 def test_buttons_are_known_with_and_without_txt():
     assert is_button("0007.cancel") == ("cancel", "0007")
     assert is_button("0007-support.Cancel.txt") == ("cancel", "0007")
+    assert is_button("0007.retry") == ("retry", "0007")
+    assert is_button("7.approve.txt") == ("approve", "7")
     assert is_button("queue.pause") == ("pause", "queue")
     assert is_button("support.jsonl") is None
     assert is_button("folder/0007.cancel") is None

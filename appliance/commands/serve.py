@@ -11,8 +11,11 @@ from appliance.machine_watch import watch_machine
 from appliance.metrics import make_registry
 from appliance.settings import PREFIX, Settings
 from appliance.wake import Wake
-from appliance.web.app import allowed_hosts, make_app
+from appliance.web.access import Access, allowed_hosts
+from appliance.web.app import make_app
 from appliance.web.server import WebServer, split_address
+from appliance.web.site import Site
+from appliance.web.uploads import remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ NOT_YET: Final = frozenset(
         *("hub_allow_public", "hub_token", "allowed_datasets"),
         *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes", "max_job_hours"),
         *("max_priority", "train_window", "before_train_url", "after_train_url"),
-        *("api_token", "read_token", "notify_urls", "heartbeat_url"),
+        *("notify_urls", "heartbeat_url"),
     }
 )
 
@@ -42,10 +45,20 @@ def serve(*, take_over: bool) -> None:
     registry = make_registry(
         appliance.store, lambda: appliance.view, time.time, settings=settings, machine=machine.reading
     )
-    app = make_app(lambda: appliance.view, registry, hosts=allowed_hosts(host, settings.allowed_hosts), clock=time.time)
-    web = WebServer(app, settings.listen)
+    site = Site(
+        store=appliance.store,
+        view=lambda: appliance.view,
+        settings=settings,
+        jobs=appliance.places.jobs,
+        access=Access(allowed_hosts(host, settings.allowed_hosts), settings.api_token, settings.read_token),
+        clock=time.time,
+        recipes=appliance.recipes,
+        machine=machine.reading,
+    )
+    web = WebServer(make_app(site, registry), settings.listen, stopping=site.stopping)
     appliance.recover()
     appliance.prepare_inbox(take_over=take_over)
+    remove_unfinished(settings.inbox)
     machine.start()
     web.start()
     for name in sorted(settings.model_fields_set & NOT_YET):

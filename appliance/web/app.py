@@ -1,58 +1,124 @@
-"""The HTTP application: is it alive, is it ready, and its metrics."""
+"""The HTTP application: health and metrics for machines, pages for people, the API for programs."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Final
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from appliance import __version__
+from appliance.history import Histories
+from appliance.texts.pages import render
 from appliance.view import View
+from appliance.web.api import make_api
+from appliance.web.api_document import operations_of, types_of
+from appliance.web.asking import make_asking
+from appliance.web.downloads import make_downloads
+from appliance.web.guards import HostGuard, explain_refusal, may_reach, may_read
+from appliance.web.live import Shared, Watchers
+from appliance.web.pages import frame, make_login, make_pages, who_is
+from appliance.web.site import Site
 
 # A loop that has not turned for this long is stuck.
-STUCK_SECONDS = 60.0
+STUCK_SECONDS: Final = 60.0
+STATIC: Final = {
+    "page.css": ("templates/page.css", "text/css"),
+    "site.css": ("web/static/site.css", "text/css"),
+    "uPlot.min.css": ("web/static/uPlot.min.css", "text/css"),
+    "live.js": ("web/static/live.js", "text/javascript"),
+    "charts.js": ("web/static/charts.js", "text/javascript"),
+    "uPlot.iife.min.js": ("web/static/uPlot.iife.min.js", "text/javascript"),
+    "icon.svg": ("web/static/icon.svg", "image/svg+xml"),
+}
 
 
-def make_app(
-    view: Callable[[], View], registry: CollectorRegistry, *, hosts: Collection[str], clock: Callable[[], float]
-) -> FastAPI:
-    """The application. A request whose Host is none of `hosts` is refused: a page elsewhere must not read us."""
-    app = FastAPI(title="appliance", docs_url=None, redoc_url=None, openapi_url=None)
+def make_app(site: Site, registry: CollectorRegistry) -> FastAPI:
+    """The application over one appliance."""
+    app = FastAPI(title="Spark Appliance", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(HostGuard, access=site.access)
+    app.add_exception_handler(StarletteHTTPException, explain_refusal)
+    app.add_exception_handler(RequestValidationError, explain_invalid)
+    histories, shared, watchers = Histories(site.jobs), Shared(), Watchers(site)
+    app.include_router(make_probes(site.view, registry, site.clock))
+    app.include_router(make_static(site))
+    app.include_router(make_login(site))
+    app.include_router(make_api(site, histories, shared, watchers))
+    app.include_router(make_asking(site))
+    app.include_router(make_downloads(site))
+    app.include_router(make_pages(site, histories, shared, watchers))
+    app.include_router(make_documents(site, app))
+    return app
 
-    @app.middleware("http")
-    async def refuse_foreign_hosts(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        if host_name(request.headers.get("host", "")) not in hosts:
-            return PlainTextResponse("this host name is not one of mine; see APPLIANCE_ALLOWED_HOSTS\n", 421)
-        return await answer(request)
 
-    @app.get("/healthz")
+def make_probes(view: Callable[[], View], registry: CollectorRegistry, clock: Callable[[], float]) -> APIRouter:
+    """What answers everybody: is it alive, is it ready, and its metrics."""
+    probes = APIRouter(include_in_schema=False)
+
+    @probes.get("/healthz")
     def healthz() -> Response:
         age = clock() - view().time
         if age > STUCK_SECONDS:
             return PlainTextResponse(f"the loop has not turned for {age:.0f} s\n", 503)
         return PlainTextResponse("alive\n")
 
-    @app.get("/readyz")
+    @probes.get("/readyz")
     def readyz() -> Response:
         if not view().ready:
             return PlainTextResponse("not ready: the inbox has not been listed yet\n", 503)
         return PlainTextResponse("ready\n")
 
-    @app.get("/metrics")
+    @probes.get("/metrics")
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
 
-    return app
+    return probes
 
 
-def host_name(header: str) -> str:
-    """The host of a Host header without its port, in lower case: `[::1]:8080` is `::1`."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
+def make_static(site: Site) -> APIRouter:
+    """Style sheets, scripts and the icon, all of them ours or vendored."""
+    static = APIRouter(include_in_schema=False, dependencies=[Depends(may_reach(site))])
+    package = files("appliance")
+
+    @static.get("/static/{name}")
+    def asset(name: str) -> Response:
+        if name not in STATIC:
+            raise HTTPException(404, "there is no such file")
+        path, kind = STATIC[name]
+        headers = {"Cache-Control": "no-cache"}
+        return Response(package.joinpath(path).read_bytes(), media_type=kind, headers=headers)
+
+    return static
 
 
-def allowed_hosts(listen_host: str, configured: Collection[str]) -> frozenset[str]:
-    """Loopback, the address that is listened on, and the configured names."""
-    return frozenset({"localhost", "127.0.0.1", "::1", listen_host, *(name.lower() for name in configured)})
+def make_documents(site: Site, app: FastAPI) -> APIRouter:
+    """What the API is, for people and for programs."""
+    documents = APIRouter(include_in_schema=False, dependencies=[Depends(may_read(site))])
+
+    @documents.get("/openapi.json")
+    def openapi() -> Response:
+        return JSONResponse(app.openapi())
+
+    @documents.get("/docs")
+    def docs(request: Request) -> Response:
+        document = app.openapi()
+        context = frame(request, who_is(site, request)) | {
+            "base": str(request.base_url).rstrip("/"),
+            "operations": list(operations_of(document)),
+            "types": list(types_of(document)),
+        }
+        return HTMLResponse(render("web/docs.html.j2", context))
+
+    return documents
+
+
+async def explain_invalid(request: Request, error: Exception) -> Response:
+    """A request that does not have the form it should: what is wrong with it, in one line."""
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()]
+    return JSONResponse({"detail": "; ".join(problems)}, 422)

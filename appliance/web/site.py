@@ -1,0 +1,32 @@
+"""What the pages and the API see of the appliance, and all that they may do: read, and leave a request."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.machine_watch import NOTHING_READ, MachineReading
+from appliance.names import job_number
+from appliance.settings import Settings
+from appliance.store import Store
+from appliance.view import View
+from appliance.web.access import Access
+
+
+@dataclass(frozen=True)
+class Site:
+    """One appliance, as its HTTP port shows it. `clock` gives Unix seconds."""
+
+    store: Store
+    view: Callable[[], View]
+    settings: Settings
+    jobs: Path
+    access: Access
+    clock: Callable[[], float]
+    recipes: tuple[str, ...] = ()
+    machine: Callable[[], MachineReading] = lambda: NOTHING_READ
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def number_of(self, name: str) -> int | None:
+        """The number of the job that a path names: `7`, `0007` or `0007-support`."""
+        return int(name) if name.isascii() and name.isdigit() and len(name) < 10 else job_number(name[:255])

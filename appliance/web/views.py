@@ -1,0 +1,171 @@
+"""What each page shows, as the context of its template. Made in a thread, at most once a second for all who watch."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from appliance import __version__
+from appliance.actions import offered
+from appliance.history import Histories
+from appliance.job import ENDED, Job, JobState, Outcome
+from appliance.revision import revision
+from appliance.status_files import make_board, queued_row, result_row, running_row, troubles_of
+from appliance.texts.board import all_troubles as board_troubles
+from appliance.texts.board import facts, result_words, why_waiting
+from appliance.texts.curves import curves
+from appliance.texts.pages import render
+from appliance.texts.wording import STAGES, moment, size
+from appliance.web.jobs import evaluation, log_tail, rejections, result_files, samples
+from appliance.web.machine_words import disks, gpu_facts, memory_bar
+from appliance.web.site import Site
+
+# Stands where the CSRF proof of a session belongs, in what is made once for all sessions.
+PROOF: Final = "@proof@"
+ACTIONS: Final = {
+    "cancel": "Cancel",
+    "retry": "Try again",
+    "approve": "Approve",
+    "push": "Push to the Hub",
+}
+TONES: Final = {
+    JobState.SUCCEEDED: "good",
+    JobState.FAILED: "bad",
+    JobState.REJECTED: "warn",
+    JobState.CANCELLED: "warn",
+}
+LONGEST_SAMPLE: Final = 2000
+
+
+@dataclass(frozen=True)
+class Views:
+    """The live parts of every page. `acts` says whether the reader may do more than read."""
+
+    site: Site
+    histories: Histories
+
+    def board(self, *, acts: bool) -> str:
+        board = make_board(self.site.view(), self.site.store, self.site.jobs, self.site.settings)
+        return render(
+            "web/board_live.html.j2",
+            {
+                "board": board,
+                "troubles": list(board_troubles(board)),
+                "facts": facts,
+                "why_waiting": why_waiting,
+                "result_words": result_words,
+                "stages": STAGES,
+                **self._rights(acts=acts),
+            },
+        )
+
+    def inbox(self, *, acts: bool) -> str:
+        board = make_board(self.site.view(), self.site.store, self.site.jobs, self.site.settings)
+        return render("web/inbox_live.html.j2", {"board": board, "rejections": list(rejections(self.site))})
+
+    def system(self, *, acts: bool) -> str:
+        reading, settings, view = self.site.machine(), self.site.settings, self.site.view()
+        about = [
+            ("version", __version__ + (f", {revision()[:12]}" if revision() else "")),
+            ("recipes", ", ".join(self.site.recipes)),
+            ("models", "" if reading.model_cache_bytes is None else size(reading.model_cache_bytes)),
+            ("Hub organisation", settings.hub_org or "none: nothing is pushed"),
+            ("last turn", moment(view.time, None)),
+        ]
+        context = {
+            "memory": memory_bar(settings),
+            "gpus": [gpu_facts(gpu) for gpu in reading.gpus],
+            "disks": disks(reading, settings),
+            "about": [(name, value) for name, value in about if value],
+            "troubles": troubles_of(view),
+        }
+        return render("web/system_live.html.j2", context)
+
+    def job_top(self, number: int, *, acts: bool) -> str:
+        """How a job stands, and what can be done about it."""
+        job = self._job(number)
+        entry = next((entry for entry in self.site.view().running if entry.job.number == number), None)
+        row = running_row(entry, self.site.view()) if entry else None
+        lead, tone = self._lead(job, running=row is not None)
+        context = {
+            "job": job,
+            "row": row,
+            "lead": lead,
+            "say": lead,
+            "tone": tone,
+            "facts": facts,
+            "evaluation": evaluation(self.site, job),
+            "actions": offered(job, hub=self.site.settings.hub_org is not None),
+            "labels": ACTIONS,
+            "memory": memory_bar(self.site.settings),
+            **self._rights(acts=acts),
+        }
+        return render("web/job_top.html.j2", context)
+
+    def job_rest(self, number: int) -> str:
+        """What a job left: samples, files, its log, and what it is."""
+        job = self._job(number)
+        folder, files = result_files(self.site, job)
+        stage, log = log_tail(self.site, job)
+        context = {
+            "job": job,
+            "samples": [_readable(sample) for sample in samples(self.site, job, folder)],
+            "files": files,
+            "has_adapter": any(file.path.startswith("adapter/") for file in files),
+            "log_stage": stage,
+            "log": log,
+            "about": self._about(job),
+        }
+        return render("web/job_rest.html.j2", context)
+
+    def job_curves(self, job: Job) -> dict[str, Any]:
+        columns = self.histories.of(job.id).columns()
+        return {"curves": bool(columns["step"]), "all_curves": curves(columns)}
+
+    def _job(self, number: int) -> Job:
+        job = self.site.store.job(number)
+        assert job is not None, "jobs are looked up before they are shown"
+        return job
+
+    def _lead(self, job: Job, *, running: bool) -> tuple[str, str]:
+        if job.state in ENDED and job.outcome is not None:
+            tone = TONES[job.state] if job.outcome is not Outcome.CHECKED else "good"
+            return result_words(result_row(job, self.site.jobs, self.site.settings)), tone
+        if running and job.stage:
+            stopping = ", and is being stopped" if job.cancel_requested else ""
+            return f"{STAGES[job.stage]}{stopping}", ""
+        return why_waiting(queued_row(job, self.site.jobs)), ""
+
+    def _about(self, job: Job) -> list[tuple[str, str]]:
+        about = [
+            ("base model", job.base_model or ""),
+            ("dropped", moment(job.created, None)),
+            ("started", moment(job.started, None) if job.started else ""),
+            ("ended", moment(job.finished, None) if job.finished else ""),
+            ("attempt", str(job.attempt) if job.attempt > 1 else ""),
+            ("Hub", "" if job.push == "off" else str(job.push)),
+            ("files", ", ".join(f"{file.name} ({size(file.bytes)})" for file in job.files)),
+        ]
+        return [(name, value) for name, value in about if value]
+
+    def _rights(self, *, acts: bool) -> dict[str, Any]:
+        configured = self.site.access.api_token is not None
+        how = (
+            "Log in with the API token to do more than read." if configured else "Set APPLIANCE_API_TOKEN_FILE to act."
+        )
+        return {"acts": acts, "csrf": PROOF, "how_to_act": how}
+
+
+def with_proof(html: str, proof: str) -> Markup:
+    """A live part as one session sees it."""
+    # What we rendered ourselves, escaped; a proof is hexadecimal.
+    return Markup(html.replace(PROOF, proof))  # noqa: S704
+
+
+def _readable(sample: dict[str, Any]) -> dict[str, str]:
+    """A sample as text, whatever its file holds."""
+    messages = sample.get("messages")
+    asked = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+    last = str(asked[-1].get("content", "")) if asked else str(sample.get("prompt", ""))
+    texts = {"asked": last, "base": sample.get("base", ""), "tuned": sample.get("tuned", "")}
+    return {name: str(text)[:LONGEST_SAMPLE] for name, text in texts.items()}
