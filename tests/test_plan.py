@@ -7,10 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import InputError, Reason
-from appliance.planning.fitting import Machine, load_of, sequence_cap, sequence_length, smaller_split, would_fit
+from appliance.planning.architectures import read_shape
+from appliance.planning.fitting import (
+    Machine,
+    does_not_fit,
+    load_of,
+    sequence_cap,
+    sequence_length,
+    smaller_split,
+    would_fit,
+)
 from appliance.planning.memory_bill import memory_bill, nf4_bytes, weights_bytes
-from appliance.planning.model_shape import read_shape
-from appliance.planning.plan import DataFacts, does_not_fit, make_plan
+from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from tests import shapes
 
@@ -102,7 +110,7 @@ def test_published_figures_come_out():
 def test_a_model_that_cannot_fit_is_planned_and_says_what_would():
     machine = Machine(24 * GB, 2 * GB, "gpu", 70e12)
     plan = make_plan(recipe(), LLAMA_70B, facts(100), machine)
-    problem = does_not_fit(plan, would_fit(recipe(), LLAMA_70B, machine, 2048))
+    problem = does_not_fit(plan.memory, machine, would_fit(recipe(), LLAMA_70B, machine, 2048))
     assert not plan.fits
     assert problem.reason is Reason.WOULD_NOT_FIT
     assert "smaller base model" in problem.message
@@ -112,6 +120,17 @@ def test_loading_in_4_bit_is_offered_when_that_would_fit():
     machine = Machine(20 * GB, 2 * GB, "gpu", 70e12)
     asked = recipe(load_in_4bit=False, effective_batch_size=1)
     assert "load_in_4bit: true" in would_fit(asked, LLAMA_8B, machine, 2048)
+
+
+def test_a_mixture_of_experts_in_4_bits_is_refused_with_what_would_work():
+    shape = read_shape(shapes.GPT_OSS_20B)
+    with pytest.raises(InputError) as caught:
+        make_plan(recipe(), shape, facts(100), SPARK)
+    assert caught.value.problems[0].key == "load_in_4bit"
+    assert "in 16 bits only" in caught.value.problems[0].message
+    plan = make_plan(recipe(load_in_4bit=False), shape, facts(100), SPARK)
+    assert plan.fits
+    assert plan.target_module_count == 4 * 24
 
 
 def test_the_sequence_is_capped_by_model_memory_and_8192():

@@ -13,9 +13,10 @@ from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.models import find_config
-from appliance.planning.fitting import Machine, sequence_cap, would_fit
-from appliance.planning.model_shape import ModelShape, read_shape
-from appliance.planning.plan import DataFacts, Plan, does_not_fit, make_plan
+from appliance.planning.architectures import read_shape
+from appliance.planning.fitting import Machine, does_not_fit, sequence_cap, would_fit
+from appliance.planning.model_shape import ModelShape
+from appliance.planning.plan import DataFacts, Plan, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.texts.wording import duration, size
@@ -50,7 +51,7 @@ def plan(recipe: Path, dataset: Path | None, memory: str | None, *, as_json: boo
         _print(made, checked.recipe)
     if not made.fits:
         advice = would_fit(checked.recipe, shape, machine, made.max_seq_length)
-        problem = does_not_fit(made, advice)
+        problem = does_not_fit(made.memory, machine, advice)
         raise NotReadyError(problem.message, waiting=Waiting.MEMORY)
 
 

@@ -6,8 +6,8 @@ from math import ceil
 from typing import Any, Final
 
 from appliance.errors import InputError, Problem, Reason
-from appliance.planning.memory_bill import Bill, Load, MachineKind, memory_bill
-from appliance.planning.model_shape import ModelShape
+from appliance.planning.memory_bill import GIB, Bill, Load, MachineKind, memory_bill
+from appliance.planning.model_shape import ModelShape, Tier
 from appliance.recipe import Recipe
 
 LONGEST_SEQUENCE: Final = 8192
@@ -107,8 +107,37 @@ def would_fit(recipe: Recipe, shape: ModelShape, machine: Machine, sequence: int
     ]
 
 
+def refuse_what_never_fits(recipe: Recipe, shape: ModelShape, machine: Machine) -> None:
+    """Raise InputError when not even the shortest rows could be trained on: before gigabytes are fetched for it."""
+    shortest = SEQUENCE_MULTIPLE if recipe.max_seq_length == "auto" else min(recipe.max_seq_length, shape.positions)
+    load = load_of(recipe, shape, machine.kind)
+    split = choose_split(recipe, load, machine, effective=effective_batch_size(recipe, None), sequence=shortest)
+    if split.bill.total_bytes > machine.budget_bytes:
+        raise InputError([does_not_fit(split.bill, machine, would_fit(recipe, shape, machine, shortest))])
+
+
+def does_not_fit(bill: Bill, machine: Machine, advice: list[str]) -> Problem:
+    """Training needs more than this machine can ever give."""
+    needs, has = bill.total_bytes / GIB, machine.budget_bytes / GIB
+    what = f"{' or '.join(advice[:3])} would fit" if advice else "a smaller base model would fit"
+    return Problem(
+        code="does_not_fit",
+        message=f"training needs {needs:.1f} GiB, but this machine has {has:.1f} GiB to spend "
+        f"({machine.reserve_bytes / GIB:.1f} GiB are kept in reserve); {what}",
+        reason=Reason.WOULD_NOT_FIT,
+        key="base_model",
+        found=f"{needs:.1f} GiB",
+        expected=f"at most {has:.1f} GiB",
+    )
+
+
 def load_of(recipe: Recipe, shape: ModelShape, kind: MachineKind) -> Load:
-    """What the recipe trains on this base model. Raises InputError for modules that the model lacks."""
+    """What the recipe trains on this base model.
+
+    Raises InputError for modules that the model lacks, and for a model that is trained in 16 bits only.
+    """
+    if recipe.load_in_4bit and shape.tier is Tier.IN_16_BIT:
+        raise InputError([_not_in_4_bits(recipe, shape)])
     targets = shape.targets(recipe.lora.target_modules)
     return Load(shape, recipe.load_in_4bit, recipe.lora.r, targets, optimizer(recipe, kind), kind)
 
@@ -158,4 +187,16 @@ def _not_a_multiple(wanted: int, micro_batch: int) -> Problem:
         key="effective_batch_size",
         found=str(wanted),
         expected=str(nearest),
+    )
+
+
+def _not_in_4_bits(recipe: Recipe, shape: ModelShape) -> Problem:
+    return Problem(
+        code="in_16_bits_only",
+        message=f"load_in_4bit is true, but {recipe.base_model} can be trained {shape.tier}: {shape.tier_reason}; "
+        "load_in_4bit: false trains it",
+        reason=Reason.RECIPE_SCHEMA,
+        key="load_in_4bit",
+        found="true",
+        expected="false",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
 
-from appliance.planning.model_shape import Linear, ModelShape
+from appliance.planning.model_shape import Layer, Linear, ModelShape
 
 MachineKind = Literal["cpu", "gpu"]
 
@@ -22,14 +22,26 @@ NF4_TABLE_BYTES: Final = 4 * (16 + 256 + 1)
 ADAPTER_BYTES: Final = 4 + 4
 OPTIMIZER_BYTES: Final = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
 OPTIMIZER_BYTES_32: Final = 8
-# On a CPU nothing is fused: normalisation and activation also keep an fp32 copy.
-ACTIVATION_BYTES: Final = {"cpu": 4, "gpu": 2}
-# The loss is computed in chunks of about this many tokens; the logits of a chunk exist in bf16 and, as fp32, once
-# themselves and once as a gradient.
-LOSS_CHUNK_TOKENS: Final = 1024
-LOGIT_BYTES: Final = 2 + 4 + 4
+# Bytes that one number kept for the backward pass takes. On a CPU nothing is fused and much is kept in fp32 besides:
+# measured there, on models of 4 to 300 million parameters (bench/memory.py).
+ACTIVATION_BYTES: Final = {"cpu": 4.3, "gpu": 2.0}
+# The same for the input of a layer that is computed again, with what lies around it.
+CHECKPOINT_BYTES: Final = {"cpu": 15.0, "gpu": 2.0}
+# In 16 bits a linear layer of torch keeps its input in bf16; the 4-bit one of bitsandbytes does not.
+KEPT_INPUT_BYTES: Final = {"cpu": 2, "gpu": 0}
+# Unsloth's loss never holds all logits: on a GPU those of 512 tokens or of an eighth of all, whichever is more, and no
+# more than 2 GiB; on a CPU 16 Mi of them. Those exist in bf16, in fp32, and as a gradient; on a CPU that once more in
+# bf16.
+LOSS_CHUNK_TOKENS: Final = 512
+LOSS_CHUNK_SHARE: Final = 8
+LOSS_CHUNK_BYTES: Final = 2 * GIB
+LOSS_CHUNK_LOGITS_CPU: Final = 16 * 1024**2
+LOGIT_BYTES: Final = {"cpu": 2 + 4 + 4 + 2, "gpu": 2 + 4 + 4}
+# What a process grows by before it holds anything of the model: code that is loaded at first use, kernels, caches.
+PROCESS_BYTES_CPU: Final = 45 * 10**6
 CUDA_CONTEXT_BYTES: Final = int(1.4 * GIB)
-ALLOCATOR_SLACK: Final = 0.05
+# What torch's caching allocator holds beyond what is in use.
+ALLOCATOR_SLACK: Final = {"cpu": 0.0, "gpu": 0.05}
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,22 @@ class Load:
     shape: ModelShape
     load_in_4bit: bool
     rank: int
-    targets: tuple[Linear, ...]
+    targets: tuple[str, ...]
     optim: str
     kind: MachineKind
 
     @property
     def trainable_parameters(self) -> int:
-        return self.shape.layers * sum(linear.lora_parameters(self.rank) for linear in self.targets)
+        return sum(count * linear.lora_parameters(self.rank) for count, linear in self.shape.named(self.targets))
+
+    @property
+    def target_module_count(self) -> int:
+        return sum(count for count, _ in self.shape.named(self.targets))
+
+    @property
+    def unquantised_target_count(self) -> int:
+        """Modules with an adapter that stay in 16 bits although the base model is loaded in 4."""
+        return sum(count for count, linear in self.shape.named(self.targets) if not linear.quantised)
 
 
 def memory_bill(load: Load, *, micro_batch: int, sequence: int, gradient_checkpointing: bool) -> Bill:
@@ -82,16 +103,23 @@ def memory_bill(load: Load, *, micro_batch: int, sequence: int, gradient_checkpo
         optimizer_bytes=OPTIMIZER_BYTES.get(load.optim, OPTIMIZER_BYTES_32) * load.trainable_parameters,
         activations_bytes=activations,
         logits_bytes=logits,
-        overhead_bytes=_overhead_bytes(load) + round(ALLOCATOR_SLACK * (activations + logits)),
+        overhead_bytes=_overhead_bytes(load) + round(ALLOCATOR_SLACK[load.kind] * (activations + logits)),
     )
 
 
 def weights_bytes(shape: ModelShape, *, load_in_4bit: bool) -> int:
-    """The loaded base model. Only linear layers inside the decoder are quantised; the rest stays in 16 bit."""
+    """The loaded base model with the towers around it. Only linear layers inside the decoder are quantised, and of
+    those not the ones that a base model stored in 4 bits keeps in 16; the rest stays in 16 bit."""
+    everything = 2 * (shape.total_parameters + shape.tower_parameters)
     if not load_in_4bit:
-        return 2 * shape.total_parameters
-    quantised = shape.layers * sum(nf4_bytes(linear.weights) for linear in shape.linears)
-    return quantised + 2 * (shape.total_parameters - shape.linear_parameters)
+        return everything
+    saved = sum(
+        layer.count * (2 * linear.weights - nf4_bytes(linear.weights))
+        for layer in shape.layers
+        for linear in layer.linears
+        if linear.quantised
+    )
+    return everything - saved
 
 
 def nf4_bytes(weights: int) -> int:
@@ -102,22 +130,43 @@ def nf4_bytes(weights: int) -> int:
 
 def _activations_bytes(load: Load, tokens: int, *, gradient_checkpointing: bool) -> int:
     """What the forward pass keeps for the backward pass."""
-    shape, size = load.shape, ACTIVATION_BYTES[load.kind]
-    # Inputs and outputs of both norms; queries, keys, values and the attention's output; gate, up and their product;
-    # and what each adapter's first matrix gives.
-    layer = 4 * shape.hidden_size + 2 * shape.attention_size + 2 * shape.key_value_size + 3 * shape.intermediate_size
-    layer += load.rank * len(load.targets)
+    shape = load.shape
+    layers = [(layer.count, _bytes_of_layer(load, layer)) for layer in shape.layers]
     if gradient_checkpointing:
         # The input of every layer, and all of the one layer that is being computed again.
-        return tokens * size * (shape.layers * shape.hidden_size + layer)
-    return tokens * size * shape.layers * layer
+        inputs = CHECKPOINT_BYTES[load.kind] * shape.layer_count * shape.hidden_size
+        return round(tokens * (inputs + max(size for _, size in layers)))
+    return round(tokens * sum(count * size for count, size in layers))
+
+
+def _bytes_of_layer(load: Load, layer: Layer) -> float:
+    """What one token leaves in one layer."""
+    kept = 0 if load.load_in_4bit else KEPT_INPUT_BYTES[load.kind] * sum(linear.inputs for linear in layer.linears)
+    return ACTIVATION_BYTES[load.kind] * _elements_of_layer(load, layer) + kept
+
+
+def _elements_of_layer(load: Load, layer: Layer) -> int:
+    """How many numbers one token leaves in one layer: inputs and outputs of both norms; queries, keys, values and the
+    attention's output; gate, up and their product; and what each adapter's first matrix gives."""
+    adapters = sum(linear.suffix in load.targets for linear in layer.linears)
+    kept = 4 * load.shape.hidden_size + 2 * layer.attention_size + 2 * layer.key_value_size + 3 * layer.mlp_size
+    return kept + load.rank * adapters
 
 
 def _logits_bytes(load: Load, tokens: int) -> int:
-    return min(tokens, LOSS_CHUNK_TOKENS) * load.shape.vocabulary * LOGIT_BYTES
+    """The logits that exist at the same time. More tokens never make them fewer."""
+    vocabulary = load.shape.vocabulary
+    if load.kind == "cpu":
+        return min(tokens * vocabulary, LOSS_CHUNK_LOGITS_CPU) * LOGIT_BYTES["cpu"]
+    rows = min(tokens, max(LOSS_CHUNK_TOKENS, ceil(tokens / LOSS_CHUNK_SHARE)))
+    return min(rows * vocabulary, max(LOSS_CHUNK_BYTES // 8, 2 * vocabulary)) * LOGIT_BYTES["gpu"]
 
 
 def _overhead_bytes(load: Load) -> int:
-    """The buffer that the largest layer is dequantised into, and the CUDA context."""
-    buffer = 2 * max(linear.weights for linear in load.shape.linears) if load.load_in_4bit else 0
-    return buffer + (CUDA_CONTEXT_BYTES if load.kind == "gpu" else 0)
+    """The buffer that the largest layer is dequantised into, and what the process itself needs."""
+    buffer = 2 * _largest_linear(load.shape).weights if load.load_in_4bit else 0
+    return buffer + (CUDA_CONTEXT_BYTES if load.kind == "gpu" else PROCESS_BYTES_CPU)
+
+
+def _largest_linear(shape: ModelShape) -> Linear:
+    return max((linear for layer in shape.layers for linear in layer.linears), key=lambda linear: linear.weights)

@@ -1,27 +1,44 @@
-"""The shape of a base model, read from its `config.json`: what there is to load, to quantise and to adapt. Pure."""
+"""The shape of a base model: what there is to load, to quantise and to adapt. Pure.
 
-from collections.abc import Iterable, Mapping
+`read_shape` in architectures.py makes one of a `config.json`.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from enum import StrEnum
 
 from appliance.errors import InputError, Problem, Reason
 
-ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP: Final = ("gate_proj", "up_proj", "down_proj")
+
+class Tier(StrEnum):
+    """How a base model can be trained here."""
+
+    IN_4_BIT = "in 4 bits and in 16"
+    IN_16_BIT = "in 16 bits only"
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of every decoder layer, by the name its module ends in."""
+    """One linear layer of a decoder layer, by the name its module ends in.
+
+    `adapted` says whether it belongs to attention or MLP, which `lora.target_modules: auto` is about; `quantised`
+    whether loading in 4 bits quantises it.
+    """
 
     suffix: str
     inputs: int
     outputs: int
     bias: bool = False
+    adapted: bool = True
+    quantised: bool = True
 
     @property
     def weights(self) -> int:
         return self.inputs * self.outputs
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + (self.outputs if self.bias else 0)
 
     def lora_parameters(self, rank: int) -> int:
         """The parameters of its two adapter matrices."""
@@ -29,25 +46,64 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """A dense decoder: `layers` times the same linear layers and norms, between embedding and output head."""
+class Layer:
+    """One kind of decoder layer, and how many of its kind there are.
 
-    model_type: str
-    layers: int
-    hidden_size: int
-    intermediate_size: int
+    `mlp_size` is the width between the MLP's projections, of all experts that a token goes through together;
+    `window` how many tokens its attention looks back at, None for all.
+    """
+
+    linears: tuple[Linear, ...]
     attention_size: int
     key_value_size: int
+    mlp_size: int
+    other_parameters: int
+    """Norms, biases of its own and the like: few, and never quantised."""
+    expert_parameters: int = 0
+    """Experts that are stored as one tensor: neither quantised nor adapted."""
+    active_expert_parameters: int = 0
+    window: int | None = None
+    count: int = 1
+
+    @property
+    def parameters(self) -> int:
+        linear = sum(linear.parameters for linear in self.linears)
+        return linear + self.other_parameters + self.expert_parameters
+
+    @property
+    def linear_weights(self) -> int:
+        return sum(linear.weights for linear in self.linears)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder: its layers by kind, between embedding and output head."""
+
+    model_type: str
+    layers: tuple[Layer, ...]
+    hidden_size: int
     vocabulary: int
     positions: int
     tied_embeddings: bool
-    linears: tuple[Linear, ...]
-    norm_parameters: int
+    other_parameters: int
+    """The last norm, and embeddings besides the first."""
+    tower_parameters: int = 0
+    """Towers for images and sound around it: loaded, and left alone."""
+    tier: Tier = Tier.IN_4_BIT
+    tier_reason: str = ""
+
+    @property
+    def layer_count(self) -> int:
+        return sum(layer.count for layer in self.layers)
+
+    @property
+    def has_towers(self) -> bool:
+        return self.tower_parameters > 0
 
     @property
     def linear_parameters(self) -> int:
         """Weights of the linear layers inside the decoder layers: what 4-bit loading quantises."""
-        return self.layers * sum(linear.weights for linear in self.linears)
+        return sum(layer.count * layer.linear_weights for layer in self.layers)
 
     @property
     def embedding_parameters(self) -> int:
@@ -56,126 +112,55 @@ class ModelShape:
 
     @property
     def total_parameters(self) -> int:
-        biases = self.layers * sum(linear.outputs for linear in self.linears if linear.bias)
-        return self.linear_parameters + biases + self.embedding_parameters + self.norm_parameters
+        """All parameters of the language model, without the towers around it."""
+        decoder = sum(layer.count * layer.parameters for layer in self.layers)
+        return decoder + self.embedding_parameters + self.other_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """What one token is multiplied with, counted as the published figures of mixtures of experts are: without the
+        experts that it does not visit, and without the embedding, in which it is only looked up."""
+        resting = sum(layer.count * (layer.expert_parameters - layer.active_expert_parameters) for layer in self.layers)
+        looked_up = 0 if self.tied_embeddings else self.vocabulary * self.hidden_size
+        return self.total_parameters - resting - looked_up
 
     @property
     def compute_parameters(self) -> int:
-        """Weights that every token is multiplied with: all linear layers and the output head."""
-        return self.linear_parameters + self.vocabulary * self.hidden_size
+        """Weights that every token is multiplied with: linear layers, its experts, and the output head."""
+        experts = sum(layer.count * layer.active_expert_parameters for layer in self.layers)
+        return self.linear_parameters + experts + self.vocabulary * self.hidden_size
 
-    def targets(self, wanted: str | Iterable[str]) -> tuple[Linear, ...]:
-        """The linear layers that `lora.target_modules` names; `auto` is all of them.
+    @property
+    def is_mixture(self) -> bool:
+        return any(layer.expert_parameters for layer in self.layers)
+
+    def targets(self, wanted: str | Iterable[str]) -> tuple[str, ...]:
+        """The names of the linear layers that `lora.target_modules` means; `auto` is all of attention and MLP.
 
         Raises InputError for a name that no layer of this architecture has.
         """
+        known = {linear.suffix: linear.adapted for layer in self.layers for linear in layer.linears}
         if wanted == "auto":
-            return self.linears
+            return tuple(suffix for suffix, adapted in known.items() if adapted)
         names = tuple(wanted)
-        known = {linear.suffix for linear in self.linears}
         if strangers := [name for name in names if name not in known]:
-            raise InputError(_unknown_module(name, self) for name in strangers)
-        return tuple(linear for linear in self.linears if linear.suffix in names)
+            raise InputError(_unknown_module(name, self.model_type, known) for name in strangers)
+        return tuple(suffix for suffix in known if suffix in names)
+
+    def named(self, names: Iterable[str]) -> Iterator[tuple[int, Linear]]:
+        """Every linear layer of those names, with how many of it there are."""
+        names = frozenset(names)
+        for layer in self.layers:
+            for linear in layer.linears:
+                if linear.suffix in names:
+                    yield layer.count, linear
 
 
-def read_shape(config: Mapping[str, Any]) -> ModelShape:
-    """The shape that a `config.json` describes; that of the language model where it is wrapped in a multimodal one.
-
-    Raises InputError for an architecture this version cannot count exactly.
-    """
-    text = config.get("text_config", config)
-    model_type = str(text.get("model_type") or config.get("model_type"))
-    if model_type not in _DENSE:
-        raise InputError([_cannot_plan(model_type)])
-    try:
-        return _dense_shape(model_type, text, config)
-    except KeyError as error:
-        raise InputError([_missing_figure(model_type, error.args[0])]) from None
-
-
-@dataclass(frozen=True)
-class _Traits:
-    """Where the dense architectures differ. `None` means that `config.json` decides."""
-
-    attention_bias: bool | None = False
-    output_bias: bool | None = False
-    query_key_norm: bool = False
-
-
-_DENSE: Final[Mapping[str, _Traits]] = {
-    "llama": _Traits(attention_bias=None, output_bias=None),
-    "mistral": _Traits(),
-    "qwen2": _Traits(attention_bias=True),
-    "qwen3": _Traits(attention_bias=None, output_bias=None, query_key_norm=True),
-}
-
-
-def _dense_shape(model_type: str, text: Mapping[str, Any], config: Mapping[str, Any]) -> ModelShape:
-    traits = _DENSE[model_type]
-    hidden, heads = text["hidden_size"], text["num_attention_heads"]
-    head_size = text.get("head_dim") or hidden // heads
-    key_value_heads = text.get("num_key_value_heads") or heads
-    layers = text["num_hidden_layers"]
-    # Two norms a layer and one at the end; Qwen 3 also normalises queries and keys, head by head.
-    norms = (2 * layers + 1) * hidden + (2 * layers * head_size if traits.query_key_norm else 0)
-    return ModelShape(
-        model_type=model_type,
-        layers=layers,
-        hidden_size=hidden,
-        intermediate_size=text["intermediate_size"],
-        attention_size=heads * head_size,
-        key_value_size=key_value_heads * head_size,
-        vocabulary=text["vocab_size"],
-        positions=text.get("max_position_embeddings", 2048),
-        tied_embeddings=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
-        linears=_linears(traits, text, heads * head_size, key_value_heads * head_size),
-        norm_parameters=norms,
-    )
-
-
-def _linears(traits: _Traits, text: Mapping[str, Any], attention: int, key_value: int) -> tuple[Linear, ...]:
-    hidden, inner = text["hidden_size"], text["intermediate_size"]
-    bias = bool(text.get("attention_bias", False)) if traits.attention_bias is None else traits.attention_bias
-    output_bias = bool(text.get("attention_bias", False)) if traits.output_bias is None else traits.output_bias
-    mlp_bias = bool(text.get("mlp_bias", False))
-    return (
-        Linear("q_proj", hidden, attention, bias),
-        Linear("k_proj", hidden, key_value, bias),
-        Linear("v_proj", hidden, key_value, bias),
-        Linear("o_proj", attention, hidden, output_bias),
-        Linear("gate_proj", hidden, inner, mlp_bias),
-        Linear("up_proj", hidden, inner, mlp_bias),
-        Linear("down_proj", inner, hidden, mlp_bias),
-    )
-
-
-def _cannot_plan(model_type: str) -> Problem:
-    return Problem(
-        code="unknown_architecture",
-        message=f"the base model is of the architecture {model_type}, whose memory this version cannot plan; "
-        f"it can plan {', '.join(_DENSE)}",
-        reason=Reason.WOULD_NOT_FIT,
-        key="base_model",
-        found=model_type,
-        expected=", ".join(_DENSE),
-    )
-
-
-def _missing_figure(model_type: str, figure: str) -> Problem:
-    return Problem(
-        code="incomplete_config",
-        message=f"the base model's config.json says {model_type} but does not say {figure}",
-        reason=Reason.OTHER,
-        key="base_model",
-        expected=figure,
-    )
-
-
-def _unknown_module(name: str, shape: ModelShape) -> Problem:
-    known = ", ".join(linear.suffix for linear in shape.linears)
+def _unknown_module(name: str, model_type: str, suffixes: Iterable[str]) -> Problem:
+    known = ", ".join(suffixes)
     return Problem(
         code="unknown_target_module",
-        message=f"lora.target_modules names {name}, but no linear layer of this {shape.model_type} model is called so; "
+        message=f"lora.target_modules names {name}, but no linear layer of this {model_type} model is called so; "
         f"there are {known}",
         reason=Reason.RECIPE_SCHEMA,
         key="lora.target_modules",

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
-from appliance.errors import Problem, Reason
 from appliance.planning.fitting import (
     LONGEST_SEQUENCE,
     Machine,
@@ -20,7 +19,7 @@ from appliance.planning.fitting import (
     optimizer,
     sequence_cap,
 )
-from appliance.planning.memory_bill import GIB, Bill, Load
+from appliance.planning.memory_bill import Bill, Load
 from appliance.planning.model_shape import ModelShape
 from appliance.recipe import Recipe
 
@@ -57,6 +56,7 @@ class Plan:
     max_seq_length: int
     target_modules: tuple[str, ...]
     target_module_count: int
+    unquantised_module_count: int
     num_train_epochs: float | None
     total_steps: int | None
     warmup_steps: int | None
@@ -103,8 +103,9 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         gradient_accumulation_steps=split.accumulation,
         gradient_checkpointing=split.gradient_checkpointing,
         max_seq_length=sequence,
-        target_modules=tuple(linear.suffix for linear in load.targets),
-        target_module_count=shape.layers * len(load.targets),
+        target_modules=load.targets,
+        target_module_count=load.target_module_count,
+        unquantised_module_count=load.unquantised_target_count if recipe.load_in_4bit else 0,
         num_train_epochs=epochs,
         total_steps=steps,
         warmup_steps=None if steps is None else _warmup_steps(recipe, steps),
@@ -114,21 +115,6 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         tokens_per_second_estimate=round(speed, 1),
         seconds_estimate=None if steps is None or not data else round(_tokens(data, effective, steps) / speed, 1),
         notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
-    )
-
-
-def does_not_fit(plan: Plan, advice: list[str]) -> Problem:
-    """The plan needs more than this machine can ever give."""
-    needs, has = plan.memory.total_bytes / GIB, plan.machine.budget_bytes / GIB
-    what = f"{' or '.join(advice[:3])} would fit" if advice else "a smaller base model would fit"
-    return Problem(
-        code="does_not_fit",
-        message=f"training needs {needs:.1f} GiB, but this machine has {has:.1f} GiB to spend "
-        f"({plan.machine.reserve_bytes / GIB:.1f} GiB are kept in reserve); {what}",
-        reason=Reason.WOULD_NOT_FIT,
-        key="base_model",
-        found=f"{needs:.1f} GiB",
-        expected=f"at most {has:.1f} GiB",
     )
 
 
@@ -183,9 +169,12 @@ def model_flops_per_token(load: Load, length: float) -> float:
     """What the model itself takes, for the utilisation (MFU): recomputed activations are not counted.
 
     4 FLOP a weight of the frozen base, 6 a weight of the adapters, and for attention what the PaLM paper (appendix B)
-    counts, 12 × layers × heads × head size × sequence, without a discount for the causal mask.
+    counts, 12 × layers × heads × head size × sequence, without a discount for the causal mask; a layer with a window
+    looks no further back than that.
     """
-    attention = 12 * load.shape.layers * load.shape.attention_size * length
+    attention = 12 * sum(
+        layer.count * layer.attention_size * min(length, layer.window or length) for layer in load.shape.layers
+    )
     return 4 * load.shape.compute_parameters + 6 * load.trainable_parameters + attention
 
 
@@ -196,7 +185,14 @@ def flops_per_token(load: Load, gradient_checkpointing: bool, length: float) -> 
     """
     passes = 4 if gradient_checkpointing else 3
     base = (6 if gradient_checkpointing else 4) * load.shape.compute_parameters
-    attention = passes * 2 * length * load.shape.attention_size * load.shape.layers
+    attention = (
+        passes
+        * 2
+        * sum(
+            layer.count * layer.attention_size * min(length, 2 * (layer.window or length))
+            for layer in load.shape.layers
+        )
+    )
     return base + attention + 2 * passes * load.trainable_parameters
 
 

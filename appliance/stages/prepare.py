@@ -12,9 +12,9 @@ from appliance.job import Role, Stage
 from appliance.job_dir import JobDir, RowProgress
 from appliance.label_cache import LabelCache
 from appliance.models import read_config
-from appliance.planning.fitting import sequence_cap, would_fit
-from appliance.planning.model_shape import read_shape
-from appliance.planning.plan import DataFacts, does_not_fit, make_plan
+from appliance.planning.architectures import read_shape
+from appliance.planning.fitting import does_not_fit, sequence_cap, would_fit
+from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.label_key import label_key, settings_that_matter
@@ -68,7 +68,8 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     plan = make_plan(recipe, shape, data, machine)
     write_json(job.stage(Stage.PREPARE) / "plan.json", plan.as_json())
     if not plan.fits:
-        raise InputError([does_not_fit(plan, would_fit(recipe, shape, machine, plan.max_seq_length))])
+        advice = would_fit(recipe, shape, machine, plan.max_seq_length)
+        raise InputError([does_not_fit(plan.memory, machine, advice)])
     return facts
 
 

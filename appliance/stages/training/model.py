@@ -104,10 +104,13 @@ def _check_targets(adapted: dict[str, torch.nn.Module], prepared: Prepared) -> N
             f"({dict(matched)}); not matched at all: {', '.join(missing) or 'none'}",
             hint="Name the linear layers of this architecture in lora.target_modules.",
         )
-    if prepared.recipe.load_in_4bit and (plain := [n for n, m in adapted.items() if not isinstance(m, Linear4bit)]):
+    plain = [name for name, module in adapted.items() if not isinstance(module, Linear4bit)]
+    # A model that is stored in 4 bits may keep some layers in 16; the plan has read which.
+    if prepared.recipe.load_in_4bit and len(plain) != plan.unquantised_module_count:
         raise StageFailure(
             FailureClass.INTERNAL,
-            f"{len(plain)} of {len(adapted)} layers to train on were not quantised to 4 bit, the first is {plain[0]}",
+            f"{len(plain)} of {len(adapted)} layers to train on were not quantised to 4 bit, the plan has "
+            f"{plan.unquantised_module_count}; the first is {plain[0] if plain else 'none'}",
             hint="load_in_4bit: false trains this model in 16 bit.",
         )
 

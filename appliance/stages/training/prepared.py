@@ -24,6 +24,7 @@ class TrainingPlan:
     optim: str
     target_modules: tuple[str, ...]
     target_module_count: int
+    unquantised_module_count: int
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -39,6 +40,7 @@ class TrainingPlan:
             optim=plan["optim"],
             target_modules=tuple(plan["target_modules"]),
             target_module_count=plan["target_module_count"],
+            unquantised_module_count=plan.get("unquantised_module_count", 0),
         )
 
 
