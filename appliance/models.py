@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import ApplianceError
+from appliance.planning.published import published_figures
 from appliance.settings import Settings
 
 DEMO = "demo"
@@ -58,11 +59,14 @@ def cached_snapshot(base_model: str, revision: str | None, cache: Path) -> Path 
     return snapshot if snapshot and snapshot.is_dir() else None
 
 
-def find_config(base_model: str, revision: str | None, settings: Settings) -> dict[str, Any] | None:
-    """The `config.json` of a base model that is on this machine, wherever it lies; None when it is not."""
+def find_config(base_model: str, revision: str | None, settings: Settings) -> Mapping[str, Any] | None:
+    """The `config.json` of a base model that is on this machine, wherever it lies; the figures that come with the
+    appliance for those of the shipped recipes; None for any other."""
     folder = local_folder(base_model, settings.models)
     folder = folder or cached_snapshot(base_model, revision, cache_folder(settings))
-    return read_config(folder) if folder and (folder / "config.json").is_file() else None
+    if folder and (folder / "config.json").is_file():
+        return read_config(folder)
+    return published_figures(canonical_id(base_model))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -89,6 +93,16 @@ def unsafe_reasons(folder: Path) -> Iterator[str]:
             yield f"the base model needs code of its own ({name} has auto_map), which is never run here"
     if not any(folder.glob("*.safetensors")):
         yield "the base model has no safetensors weights, and other weight files can hold code"
+
+
+def has_all_weights(folder: Path) -> bool:
+    """Whether every file that the index of the weights names is there."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / name).is_file() for name in names)
 
 
 def size_of(folder: Path) -> int:
