@@ -15,10 +15,11 @@ from appliance.stages.download import is_wanted
 from appliance.stages.fetch import Download
 from tests.jobs import make_job, run_stage
 from tests.read_only_hub import COMMIT, serve
+from tests.shapes import LLAMA_33_70B, QWEN3_8B, TINY
 
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      "
 MODEL = {
-    "config.json": b'{"model_type": "llama"}',
+    "config.json": json.dumps(TINY["granite"]).encode(),
     "model.safetensors": WEIGHTS * 1000,
     "tokenizer.json": b"{}",
     "modeling_evil.py": b"raise SystemExit",
@@ -69,7 +70,7 @@ def test_a_directory_of_the_models_folder_is_found_by_either_name(tmp_path, sett
     write_model(settings.models / "org--tiny")
     assert local_folder(asked, settings.models) == (settings.models / "org--tiny").resolve()
     assert canonical_id(asked) == "org/tiny"
-    assert find_config(asked, None, settings) == {"model_type": "llama"}
+    assert find_config(asked, None, settings) == TINY["granite"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,66 @@ def test_a_repository_is_downloaded_once_pinned_and_without_anything_that_holds_
     again = job_for(tmp_path / "again", base_model="org/tiny")
     assert fetch(again, settings, HF_ENDPOINT=hub.url) == 0
     assert again.result(Stage.FETCH) == result
-    assert find_config("org/tiny", None, settings) == {"model_type": "llama"}
+    assert find_config("org/tiny", None, settings) == TINY["granite"]
+
+
+def test_in_4_bits_the_mirror_is_fetched_and_both_names_are_recorded(tmp_path, settings):
+    """Unless a revision is pinned, 16 bits are asked for, the administrator left it out, or the Hub has none."""
+    model, mirror = "Qwen/Qwen3-8B", "unsloth/Qwen3-8B-unsloth-bnb-4bit"
+    tiny = MODEL | {"config.json": json.dumps(QWEN3_8B).encode()}
+
+    def loaded(name: str, hub_has: dict, allowed: str, **keys: object) -> str:
+        job = job_for(tmp_path / name, base_model=model, **keys)
+        with serve(hub_has) as hub:
+            environment = {"HF_ENDPOINT": hub.url, "APPLIANCE_ALLOWED_BASE_MODELS": allowed}
+            environment |= {"HF_HOME": str(tmp_path / name / "cache"), "APPLIANCE_MEMORY_RESERVE_GB": "0"}
+            code = fetch(job, settings, **environment)
+        assert code == 0, job.failure(Stage.FETCH) or job.problems(Stage.FETCH)
+        result = job.result(Stage.FETCH)
+        assert result["base_model"] == model
+        return result["base_model_loaded"]
+
+    both = {model: tiny, mirror: tiny}
+    assert loaded("plain", both, "*") == mirror
+    assert loaded("pinned", both, "*", revision=COMMIT) == model
+    assert loaded("not allowed", both, "Qwen/*") == model
+    assert loaded("no mirror", {model: tiny}, "*") == model
+
+
+def test_a_model_that_never_fits_is_refused_before_its_weights_are_fetched(tmp_path, settings):
+    """With figures that ship, without asking the Hub at all; for another model, from its config.json alone."""
+    with serve({"org/huge": MODEL | {"config.json": json.dumps(LLAMA_33_70B).encode()}}) as hub:
+        for number, base_model in enumerate(["meta-llama/Llama-3.3-70B-Instruct", "org/huge"]):
+            job = job_for(tmp_path / str(number), base_model=base_model, load_in_4bit=False)
+            assert fetch(job, settings, HF_ENDPOINT=hub.url, APPLIANCE_ALLOWED_BASE_MODELS="*") == 2
+            (problem,) = job.problems(Stage.FETCH)
+            assert problem.code == "does_not_fit"
+            assert problem.reason == "would_not_fit"
+        fetched = {path.rpartition("/")[2] for _, path in hub.requests}
+    assert fetched == {"config.json"}
+
+
+def test_a_model_that_is_trained_in_16_bits_only_is_refused_in_4(tmp_path, settings):
+    job = job_for(tmp_path, base_model="openai/gpt-oss-20b")
+    assert fetch(job, settings, APPLIANCE_ALLOWED_BASE_MODELS="openai/*") == 2
+    assert job.problems(Stage.FETCH)[0].code == "in_16_bits_only"
+
+
+def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path, settings, monkeypatch):
+    """Complete is what was marked, or, without a network to ask, what has every file that its index names."""
+    with serve({"org/tiny": MODEL}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        snapshot = attempt(settings, tmp_path, "org/tiny").run()
+        (mark,) = snapshot.parents[1].glob("complete-*")
+        mark.unlink()
+        (snapshot / "tokenizer.json").unlink()
+        assert attempt(settings, tmp_path, "org/tiny").run() == snapshot
+        assert (snapshot / "tokenizer.json").is_file()
+    mark.unlink()
+    assert attempt(settings, tmp_path, "org/tiny").run() == snapshot
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    with pytest.raises(NotReadyError, match="cannot be reached"):
+        attempt(settings, tmp_path, "org/tiny").run()
 
 
 def test_without_network_the_job_waits(tmp_path, settings):

@@ -1,8 +1,9 @@
 """Downloads one model repository into the Hugging Face cache: a program that the fetch stage starts and may kill.
 
 `python -m appliance.stages.download` reads a request from standard input (one JSON object: `repository`, `revision`,
-`keep_free_bytes`) and prints one JSON object a line: `{"total": bytes}` once the size is known, then either `{"path"}`
-or `{"error": kind, "message", "hint"}`. The reading token comes in `HF_TOKEN`; no other token is ever used.
+`keep_free_bytes`, `config_to`) and prints one JSON object a line: `{"total": bytes}` once the size is known, then
+either `{"path"}` or `{"error": kind, "message", "hint"}`. With `config_to`, a folder, only `config.json` is fetched,
+into there. The reading token comes in `HF_TOKEN`; no other token is ever used.
 """
 
 import errno
@@ -22,12 +23,13 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     XetDownloadError,
 )
 
-from appliance.models import UnusableModel, size_of, unsafe_reasons
+from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
 
 # Weights, configuration and tokenizer. Nothing that can hold code: no pickles, no Python.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -38,21 +40,42 @@ TIMEOUT_SECONDS = 60.0
 
 def main() -> None:
     request = json.load(sys.stdin)
+    repository, revision = request["repository"], request["revision"]
     set_client_factory(_client_with_timeout)
     try:
-        path = download(request["repository"], request["revision"], request["keep_free_bytes"])
+        if request["config_to"]:
+            path = download_config(repository, revision, request["config_to"])
+        else:
+            path = download(repository, revision, request["keep_free_bytes"])
     except Exception as error:  # noqa: BLE001 - every fault is told to the parent, in its own kind
-        tell(**explain(error, request["repository"]))
+        tell(**explain(error, repository))
     else:
         tell(path=path)
 
 
 def download(repository: str, revision: str | None, keep_free_bytes: int) -> str:
     """The directory of the complete snapshot. What is in the cache already needs no network."""
+    cached = cached_snapshot(repository, revision, Path(HF_HUB_CACHE).parent)
+    if cached is not None and _mark(cached).exists():
+        return str(cached)
     try:
-        return _snapshot(repository, revision, token=False, offline=True)
-    except LocalEntryNotFoundError:
-        token = os.environ.get("HF_TOKEN") or False
+        snapshot = _download(repository, revision, keep_free_bytes)
+    except (httpx.HTTPError, OSError):
+        # Fetched by another program, and no network to ask whether that is all there is: its index tells.
+        if cached is not None and has_all_weights(cached):
+            return str(cached)
+        raise
+    _mark(Path(snapshot)).touch()
+    return snapshot
+
+
+def _mark(snapshot: Path) -> Path:
+    """Written last: while it is missing, a download may have been cut short."""
+    return snapshot.parents[1] / f"complete-{snapshot.name}"
+
+
+def _download(repository: str, revision: str | None, keep_free_bytes: int) -> str:
+    token = os.environ.get("HF_TOKEN") or False
     info = HfApi(token=token).model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = [name for name in sizes if is_wanted(name)]
@@ -63,12 +86,18 @@ def download(repository: str, revision: str | None, keep_free_bytes: int) -> str
     return _snapshot(repository, revision, token=token)
 
 
-def _snapshot(repository: str, revision: str | None, *, token: str | bool, offline: bool = False) -> str:
+def download_config(repository: str, revision: str | None, folder: str) -> str:
+    """Fetch `config.json` alone, outside the cache: a snapshot that holds nothing else must not be taken for one."""
+    token = os.environ.get("HF_TOKEN") or False
+    hf_hub_download(repository, "config.json", revision=revision, token=token, local_dir=folder)
+    return folder
+
+
+def _snapshot(repository: str, revision: str | None, *, token: str | bool) -> str:
     folder = snapshot_download(
         repository,
         revision=revision,
         token=token,
-        local_files_only=offline,
         allow_patterns=list(WANTED),
         ignore_patterns=list(UNWANTED),
         max_workers=4,
@@ -93,7 +122,7 @@ def explain(error: BaseException, repository: str) -> dict[str, Any]:
             return _error("unavailable", f"the base model {repository} is gated", hint)
         case RevisionNotFoundError():
             return _error("unavailable", f"the base model {repository} has no such revision", "Correct revision.")
-        case RepositoryNotFoundError() | HFValidationError():
+        case RepositoryNotFoundError() | RemoteEntryNotFoundError() | HFValidationError():
             hint = "Check base_model for a typing mistake; a private model needs APPLIANCE_HUB_READ_TOKEN_FILE."
             return _error("unavailable", f"the Hub knows no base model {repository}, or it is private", hint)
         case HfHubHTTPError() if error.response.status_code in (401, 403):

@@ -9,21 +9,27 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from appliance.allow_list import is_allowed
 from appliance.errors import NotReadyError, StageFailure
+from appliance.hardware import this_machine
 from appliance.job import FailureClass, Stage, Waiting
 from appliance.job_dir import JobDir, ProgressWriter
 from appliance.models import (
     UnusableModel,
     cache_folder,
     canonical_id,
+    find_config,
     local_folder,
     read_config,
     refuse_unsafe,
     repository_folder,
     size_of,
 )
+from appliance.planning.architectures import read_shape
+from appliance.planning.fitting import refuse_what_never_fits
 from appliance.recipe import Recipe
 from appliance.settings import Settings
+from appliance.stages.mirrors import mirror_in_4_bits
 
 # Downloads over Xet can hang in native code for ever; only killing the process helps.
 STUCK_SECONDS = 180.0
@@ -31,25 +37,52 @@ LOOK_SECONDS = 0.5
 
 
 def run(job: JobDir, settings: Settings) -> dict[str, Any]:
-    """See that the recipe's base model is here. Raises StageFailure `model_unavailable` or NotReadyError."""
+    """See that the recipe's base model is here.
+
+    Raises InputError for one that this machine can never train, StageFailure `model_unavailable`, or NotReadyError.
+    """
     recipe = Recipe.model_validate_json((job.path / "check" / "recipe.json").read_text())
-    folder = local_folder(recipe.base_model, settings.models)
-    commit = None
+    folder, commit = local_folder(recipe.base_model, settings.models), None
+    loaded = canonical_id(recipe.base_model)
     try:
         if folder is None:
-            folder = Download(recipe.base_model, recipe.revision, job.stage(Stage.FETCH), settings).run()
+            loaded, folder = _download(recipe, job.stage(Stage.FETCH), settings)
             commit = folder.name
-        read_config(folder)
         refuse_unsafe(folder)
+        refuse_what_never_fits(recipe, read_shape(read_config(folder)), this_machine(settings))
     except UnusableModel as error:
         raise StageFailure(FailureClass.MODEL_UNAVAILABLE, error.message, hint=error.hint) from None
     return {
         "base_model": recipe.base_model,
-        "base_model_loaded": canonical_id(recipe.base_model),
+        "base_model_loaded": loaded,
         "base_model_commit": commit,
         "path": str(folder),
         "bytes": size_of(folder),
     }
+
+
+def _download(recipe: Recipe, stage: Path, settings: Settings) -> tuple[str, Path]:
+    """The repository that is loaded, and the directory of its snapshot: the mirror that holds the model in 4 bits
+    already where there is one, it may be used and nothing is pinned; else the model itself."""
+    asked = canonical_id(recipe.base_model)
+    mirror = mirror_in_4_bits(asked) if recipe.load_in_4bit and recipe.revision is None else None
+    if mirror is not None and is_allowed(mirror, settings):
+        try:
+            return mirror, _download_one(mirror, recipe, stage, settings)
+        except StageFailure as failure:
+            if failure.failure != FailureClass.MODEL_UNAVAILABLE:
+                raise
+    return asked, _download_one(asked, recipe, stage, settings)
+
+
+def _download_one(repository: str, recipe: Recipe, stage: Path, settings: Settings) -> Path:
+    config = find_config(repository, recipe.revision, settings)
+    if config is None:
+        config = read_config(Download(repository, recipe.revision, stage, settings, config_to=stage / "config").run())
+    # What needs code of its own has a reason of its own to be refused.
+    if "auto_map" not in config:
+        refuse_what_never_fits(recipe, read_shape(config), this_machine(settings))
+    return Download(repository, recipe.revision, stage, settings).run()
 
 
 class Download:
@@ -62,6 +95,7 @@ class Download:
         folder: Path,
         settings: Settings,
         *,
+        config_to: Path | None = None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self.repository, self.folder, self.stuck_seconds = repository, folder, stuck_seconds
@@ -69,7 +103,14 @@ class Download:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.token = settings.hub_read_token
         keep_free = int(settings.disk_reserve_gb * 1e9)
-        self.request = json.dumps({"repository": repository, "revision": revision, "keep_free_bytes": keep_free})
+        self.request = json.dumps(
+            {
+                "repository": repository,
+                "revision": revision,
+                "keep_free_bytes": keep_free,
+                "config_to": str(config_to) if config_to else None,
+            }
+        )
 
     def run(self) -> Path:
         """The directory of the snapshot. A transfer that hangs or breaks is tried once more without Xet."""
