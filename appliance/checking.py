@@ -8,32 +8,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
-from stat import S_ISREG
 from typing import Final
 
 from appliance.allow_list import allowed_base_models, is_allowed
 from appliance.dataset.findings import Findings
-from appliance.dataset.reading import read_rows
-from appliance.dataset.rows import Summary, check_rows
+from appliance.dataset.rows import Summary
+from appliance.dataset_file import check_dataset
 from appliance.errors import InputError, Problem, Reason
 from appliance.files import sync
-from appliance.names import split_suffix
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import ReadRecipe, read_recipe
 from appliance.settings import Settings
+from appliance.sources import Source
 from appliance.yaml_text import LARGEST as LARGEST_RECIPE
 
 _GB: Final = 10**9
 _MODELS_NAMED: Final = 10
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to check: what the person calls it, where it lies, and its hash where that is known already."""
-
-    name: str
-    path: Path
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def _recipe_text(source: Source | None, problems: list[Problem]) -> tuple[str, b
     if source is None:
         return None
     try:
-        return source.name, b"".join(islice(_chunks(source, LARGEST_RECIPE + 1), 1))
+        return source.name, b"".join(islice(source.chunks(LARGEST_RECIPE + 1), 1))
     except InputError as error:
         problems += error.problems
         return None
@@ -139,11 +129,16 @@ class _DatasetCheck:
     def run(self, source: Source, target_name: str) -> Summary | None:
         """Check one file and write its rows, if they are wanted. None when it cannot be read at all."""
         target = self.rows_folder / target_name if self.rows_folder else None
-        findings = Findings(source.name)
+        findings, before = Findings(source.name), self.rows
         try:
             with ExitStack() as stack:
-                write = stack.enter_context(target.open("wb")).write if target else _write_nowhere
-                summary = self._check(source, findings, write)
+                summary = check_dataset(
+                    source,
+                    findings,
+                    write=stack.enter_context(target.open("wb")).write if target else None,
+                    progress=lambda done: self.progress(before + done),
+                    most_bytes=int(self.settings.max_drop_gb * _GB),
+                )
         except InputError as error:
             self.problems += error.problems
             return None
@@ -152,37 +147,6 @@ class _DatasetCheck:
         if target:
             sync(target)
         return summary
-
-    def _check(self, source: Source, findings: Findings, write: Callable[[bytes | bytearray], object]) -> Summary:
-        before = self.rows
-        rows = read_rows(
-            _chunks(source),
-            suffix=split_suffix(source.name)[1],
-            findings=findings,
-            most_bytes=int(self.settings.max_drop_gb * _GB),
-        )
-        return check_rows(rows, findings, write=write, progress=lambda done: self.progress(before + done))
-
-
-def _write_nowhere(data: bytes | bytearray) -> None:
-    """Rows that nobody wants to keep."""
-
-
-def _chunks(source: Source, size: int = 2**20) -> Iterator[bytes]:
-    """The bytes of a file. Raises InputError when they cannot be had; other OSErrors are our own disk's."""
-    try:
-        if not S_ISREG(source.path.stat().st_mode):
-            raise InputError([_unreadable(source, "it is no ordinary file")])
-        with source.path.open("rb") as file:
-            while chunk := file.read(size):
-                yield chunk
-    except OSError as error:
-        raise InputError([_unreadable(source, (error.strerror or str(error)).lower())]) from error
-
-
-def _unreadable(source: Source, why: str) -> Problem:
-    message = f"the file cannot be read ({why}); make it readable and drop it again"
-    return Problem("unreadable_file", message, Reason.OTHER, file=source.name, found=why, expected="a readable file")
 
 
 def _check_same_type(source: Source, dataset: Summary, held_out: Summary) -> Iterator[Problem]:
@@ -210,7 +174,7 @@ def _check_hash(files: Files, read: ReadRecipe | None, problems: list[Problem]) 
 
 def _digest(source: Source) -> str:
     digest = hashlib.sha256()
-    for chunk in _chunks(source):
+    for chunk in source.chunks():
         digest.update(chunk)
     return digest.hexdigest()
 
@@ -224,7 +188,7 @@ def _mismatch(sha256: str, asked: str) -> str:
 
 def _check_checksum_file(checksum: Source, dataset: Source, sha256: str) -> Iterator[Problem]:
     try:
-        text = b"".join(islice(_chunks(checksum, LARGEST_RECIPE), 1)).decode("utf-8", "replace")
+        text = b"".join(islice(checksum.chunks(LARGEST_RECIPE), 1)).decode("utf-8", "replace")
     except InputError as error:
         yield from error.problems
         return

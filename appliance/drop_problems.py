@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from appliance.dataset.content import foreign_suffix
 from appliance.errors import Problem, Reason
 from appliance.job import Role
-from appliance.names import READABLE_SUFFIXES, printable
-
-SPREADSHEETS = (".xlsx", ".xls", ".ods")
+from appliance.names import printable
 
 
 def unsafe_file(path: str, what: str) -> Problem:
@@ -23,22 +22,11 @@ def unsafe_file(path: str, what: str) -> Problem:
 
 
 def not_a_dataset(path: str) -> Problem:
-    """A file whose ending says that it holds no rows."""
+    """A file whose ending says that it holds no rows. Its words are those of the check."""
     name = PurePosixPath(path).name
-    suffix = PurePosixPath(name).suffix.lower()
-    known = ", ".join(READABLE_SUFFIXES)
-    if suffix in SPREADSHEETS:
-        message = "spreadsheets cannot be read. Save each row as a line of JSON, in a file that ends in .jsonl."
-    else:
-        message = f"files ending in {printable(suffix) or 'nothing'} are not datasets. A dataset ends in {known}."
-    return Problem(
-        code="not_a_dataset",
-        reason=Reason.DATASET_FORMAT,
-        message=message,
-        file=printable(name),
-        found=printable(suffix),
-        expected=known,
-    )
+    fault = foreign_suffix(PurePosixPath(name).suffix.lower())
+    assert fault is not None, "only files that are no datasets come here"
+    return Problem(fault.code, fault.message, fault.reason, printable(name), found=fault.found, expected=fault.expected)
 
 
 def odd_in_folder(name: str, what: str) -> Problem:

@@ -9,7 +9,6 @@ from typing import Final
 from appliance.job import Role
 
 DATA_SUFFIXES: Final = (".jsonl.gz", ".jsonl", ".json", ".csv", ".parquet")
-READABLE_SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz")
 RECIPE_SUFFIXES: Final = (".yaml", ".yml")
 CHECKSUM_SUFFIX: Final = ".sha256"
 

@@ -14,6 +14,7 @@ from appliance.errors import Problem, Reason
 
 U = {"role": "user", "content": "What is 6 times 7?"}
 A = {"role": "assistant", "content": "42"}
+B = {"role": "assistant", "content": "41"}
 S = {"role": "system", "content": "Be brief."}
 CALL = {"type": "function", "function": {"name": "times", "arguments": {"a": 6, "b": 7}}}
 TOOL_ANSWER = {"role": "tool", "content": "42"}
@@ -30,7 +31,6 @@ def check(*rows: dict[str, Any]) -> tuple[Summary, list[Problem], list[dict[str,
 def becomes(row: dict[str, Any]) -> dict[str, Any]:
     _, problems, written = check(row)
     assert problems == []
-    assert written[0].pop("row") == 1
     return written[0]
 
 
@@ -270,9 +270,10 @@ BAD_OTHERS = {
         "tool_without_call", "conversations[1].from", "calls no tool",
     ),
     "preferences": Bad({"prompt": "a", "chosen": "b", "rejected": "c"}, "not_yet", None, "preference (chosen"),
-    "preferences without a prompt": Bad({"chosen": [U, A], "rejected": [U, A]}, "not_yet", None, "preference"),
+    "preferences without a prompt": Bad({"chosen": [U, A], "rejected": [U, B]}, "not_yet", None, "preference"),
     "preferences among ShareGPT": Bad(
-        {"conversations": [], "chosen": {}, "rejected": {}}, "not_yet", None, "preference (chosen, rejected)"
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {**GPT, "value": "41"}}, "not_yet", None,
+        "preference (chosen, rejected)",
     ),
     "thumbs": Bad({"prompt": "a", "completion": "b", "label": True}, "not_yet", None, "KTO (prompt, completion"),
     "unknown columns": Bad({"a": 1, "b": 2}, "unknown_format", None, "the rows have the columns a, b"),
@@ -280,6 +281,41 @@ BAD_OTHERS = {
     "half a pair": Bad({"question": "a", "anser": "b"}, "unknown_format", None, "did you mean answer by anser?"),
     "no columns": Bad({}, "unknown_format", None, "no columns"),
 }  # fmt: skip
+
+
+BAD_PREFERENCES = {
+    "the same texts": Bad({"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "rejected", "two different"),
+    "the same messages": Bad({"chosen": [U, A], "rejected": [U, A]}, "same_answers", "rejected", "are the same"),
+    "different questions": Bad(
+        {"chosen": [U, A], "rejected": [S, A]}, "different_prompts", "rejected[0]", "begin with the question"
+    ),
+    "empty rejected": Bad({"prompt": "a", "chosen": "b", "rejected": " "}, "empty_answer", "rejected", "is empty"),
+    "chosen null": Bad({"prompt": "a", "chosen": None, "rejected": "b"}, "null_content", "chosen", "chosen is null"),
+    "prompt a number": Bad({"prompt": 7, "chosen": "c", "rejected": "b"}, "not_text", "prompt", "in quotes"),
+    "text against messages": Bad(
+        {"prompt": "a", "chosen": "b", "rejected": [A]}, "mixed_answers", "rejected", "write both in the same way"
+    ),
+    "a role of their own": Bad(
+        {"chosen": [U, A], "rejected": [U, {**A, "role": "gpt"}]}, "unknown_role", "rejected[1].role", "be assistant"
+    ),
+    "empty answer behind a prompt": Bad(
+        {"prompt": [U], "chosen": [A], "rejected": [{**A, "content": ""}]}, "empty_answer", "rejected[0].content", "it"
+    ),
+    "a bad prompt": Bad(
+        {"prompt": [{**U, "role": "me"}], "chosen": "b", "rejected": [A]}, "unknown_role", "prompt[0].role", "must be"
+    ),
+    "label in words": Bad({"prompt": "a", "completion": "b", "label": "good"}, "bad_label", "label", "must be true"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_PREFERENCES.values(), ids=BAD_PREFERENCES)
+def test_preferences_are_checked_fully_though_they_are_not_trained_on(bad):
+    good = {"prompt": "a", "completion": "b", "label": True} if "label" in bad.row else {"chosen": "a", "rejected": "b"}
+    _, problems, written = check(good, bad.row)
+    assert (problems[0].code, problems[0].key, problems[0].line) == (bad.code, bad.key, 2)
+    assert bad.says in problems[0].message
+    assert (problems[-1].code, problems[-1].line) == ("not_yet", 1)
+    assert written == []
 
 
 def test_sharegpt_with_tools_becomes_messages_with_tools():
@@ -347,9 +383,8 @@ def test_a_file_without_rows_is_empty():
     assert (problems[0].code, problems[0].reason) == ("empty", Reason.DATASET_EMPTY)
 
 
-def test_rows_are_numbered_and_written_in_order():
+def test_rows_are_written_in_order():
     summary, _, written = check(*({"text": str(number)} for number in range(1, 1001)))
-    assert [row["row"] for row in written] == list(range(1, 1001))
     assert [row["text"] for row in written] == [str(number) for number in range(1, 1001)]
     assert summary.rows == 1000
 
@@ -416,7 +451,7 @@ def test_whatever_rows_come_are_written_in_one_form_or_refused(rows):
     if not problems:
         assert summary.rows == len(written) == len(rows)
     for row in written:
-        assert row.keys() <= {"row", "text", "messages", "tools"}
+        assert row.keys() <= {"text", "messages", "tools"}
         for message in row.get("messages", ()):
             assert message["role"] in ("system", "user", "assistant", "tool")
             assert isinstance(message["content"], str)

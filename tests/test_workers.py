@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from appliance.stages.training.labels import labelling
-from appliance.stages.training.labels.workers import spread
+from appliance.workers import spread
 from tests.labelled_rows import prepare, rows_of
 
 

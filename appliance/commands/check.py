@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from appliance.checking import Checked, Files, Source, check_files
+from appliance.checking import Checked, Files, check_files
 from appliance.dataset.rows import Summary
 from appliance.errors import ApplianceError, InputError
 from appliance.job import Role
 from appliance.names import printable, role_of
 from appliance.settings import Settings
+from appliance.sources import Source
 from appliance.texts.wording import plural, sentence
 
 # Every file that a drop may hold, and where the check wants it.
@@ -42,10 +43,14 @@ def check(paths: list[Path], *, as_json: bool) -> None:
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
+        # No thread of its own: a large file is checked by forked copies of this process.
+        auto_refresh=False,
         disable=as_json or not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task("", total=None)
-        checked = check_files(files, Settings.load(), progress=lambda rows: bar.update(task, completed=rows))
+        checked = check_files(
+            files, Settings.load(), progress=lambda rows: bar.update(task, completed=rows, refresh=True)
+        )
     if as_json:
         print(json.dumps(_facts(checked), indent=2))
     else:

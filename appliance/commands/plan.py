@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from appliance.checking import Checked, Files, Source, check_files
+from appliance.checking import Checked, Files, check_files
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
@@ -19,6 +19,7 @@ from appliance.planning.model_shape import ModelShape
 from appliance.planning.plan import DataFacts, Plan, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
+from appliance.sources import Source
 from appliance.texts.wording import duration, size
 
 UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "": 10**9}

@@ -9,13 +9,13 @@ from appliance.dataset.findings import Fault, Unreadable
 from appliance.dataset.json_faults import cut_off, quote
 from appliance.errors import Reason
 
-READABLE: Final = (".jsonl", ".json", ".jsonl.gz")
+READABLE: Final = (".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet")
 # Text shrinks to a third or a tenth; a bomb to a thousandth. Little is let off: a few rows repeated shrink well.
 GZIP_RATIO: Final = 200
 GZIP_LET_OFF: Final = 100 * 2**20
 
 _AS_JSONL: Final = "save its rows as .jsonl, one JSON object a line"
-_LATER: Final = {".csv": "CSV", ".parquet": "Parquet"}
+_AS_CSV: Final = "in the spreadsheet program choose Save as, CSV UTF-8, and drop the .csv"
 _SPREADSHEETS: Final = (".xlsx", ".xls", ".xlsm", ".ods")
 
 
@@ -24,11 +24,12 @@ def foreign_suffix(suffix: str) -> Fault | None:
     if suffix in READABLE:
         return None
     expected = ", ".join(READABLE)
-    if kind := _LATER.get(suffix):
-        message = f"{kind} files, not yet: they come with a later release; {_AS_JSONL}"
-        return Fault("not_yet", message, found=suffix, expected=expected)
     if suffix in _SPREADSHEETS:
-        return Fault("spreadsheet", f"this is a spreadsheet; {_AS_JSONL}", found=suffix, expected=expected)
+        message = f"this is a spreadsheet; {_AS_CSV}. Its first line must name the columns, such as prompt, completion"
+        return Fault("spreadsheet", message, found=suffix, expected=expected)
+    if suffix == ".gz":
+        message = "of packed files only .jsonl.gz is read; unpack it, or pack rows of JSON and name it .jsonl.gz"
+        return Fault("unknown_suffix", message, found=suffix, expected=".jsonl.gz")
     what = (
         f"files ending in {quote(suffix)} are no datasets" if suffix else "the name has no ending that says what it is"
     )
@@ -38,8 +39,8 @@ def foreign_suffix(suffix: str) -> Fault | None:
 
 _MAGIC: Final = (
     (b"\x1f\x8b", "gzip_content", "this is a gzip file; name it .jsonl.gz"),
-    (b"PK\x03\x04", "zip_content", "this is a zip archive or a spreadsheet; drop the .jsonl inside it"),
-    (b"PAR1", "parquet_content", f"this is a Parquet file; {_AS_JSONL}"),
+    (b"PK\x03\x04", "zip_content", "this is a zip archive or a spreadsheet; drop the .jsonl inside it, or a CSV"),
+    (b"PAR1", "parquet_content", "this is a Parquet file; let its name end in .parquet"),
     (b"SQLite format 3", "sqlite_content", f"this is a SQLite database; {_AS_JSONL}"),
     (b"%PDF", "pdf_content", f"this is a PDF; {_AS_JSONL}"),
     (b"version https://git-lfs", "git_lfs_pointer",

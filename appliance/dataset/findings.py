@@ -1,7 +1,7 @@
 """What is wrong with the rows of a dataset: every fault counted, the first of each kind kept. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from appliance.errors import Problem, Reason
@@ -31,9 +31,10 @@ class Unreadable(Exception):
 
 @dataclass
 class Findings:
-    """Collects the problems of one file in constant memory."""
+    """Collects the problems of one file in constant memory, and in `notes` what is good to know about reading it."""
 
     file: str
+    notes: list[str] = field(default_factory=list)
     _kept: dict[str, list[Problem]] = field(default_factory=dict)
     _totals: dict[str, int] = field(default_factory=dict)
 
@@ -53,6 +54,15 @@ class Findings:
     def add_all(self, line: int, faults: Iterable[Fault]) -> None:
         for fault in faults:
             self.add(line, fault)
+
+    def absorb(self, part: "Findings", *, lines_before: int) -> None:
+        """Add what was found in the next part of the file, whose lines were counted from its own beginning."""
+        for code, kept in part._kept.items():
+            self._totals[code] = self._totals.get(code, 0) + part._totals[code]
+            ours = self._kept.setdefault(code, [])
+            for problem in kept[: SHOWN - len(ours)]:
+                line = None if problem.line is None else problem.line + lines_before
+                ours.append(replace(problem, line=line))
 
     def problems(self) -> list[Problem]:
         """At most 100 problems, the first of each kind, and an entry `... and 312 more like this` for the rest."""

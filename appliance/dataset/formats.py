@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from appliance.dataset.findings import Fault
 from appliance.dataset.json_faults import quote
 from appliance.dataset.messages import read_conversation
+from appliance.dataset.preferences import read_kto, read_preference
 from appliance.dataset.sharegpt import read_sharegpt
 from appliance.dataset.texts import kind_of, read_text
 from appliance.dataset.tools import read_tools
@@ -26,14 +27,14 @@ Read: TypeAlias = Callable[[Row, list[Fault]], Row]
 class Format:
     """One way to write rows. `required` are the columns it is known by, each with the type that tells it from others.
 
-    Without `read` a format is recognised and refused: `later` says with which release it comes.
+    A format with `later` is checked like any other and then refused: it says with which release it comes.
     """
 
     name: str
     required: Mapping[str, type]
+    read: Read
     optional: frozenset[str] = frozenset()
-    type: Literal["conversational", "text"] = "conversational"
-    read: Read | None = None
+    type: Literal["conversational", "text", "preference"] = "conversational"
     note: str | None = None
     later: str = ""
     columns: frozenset[str] = field(init=False)
@@ -122,28 +123,32 @@ _PREFERENCE_LATER: Final = "training on preferences comes with a later release; 
 
 # The more columns a format is known by, the earlier it stands.
 FORMATS: Final = (
-    Format("preference", {"chosen": object, "rejected": object}, later=_PREFERENCE_LATER),
-    Format("KTO", {"prompt": object, "completion": object, "label": bool}, later=_PREFERENCE_LATER),
-    Format("messages", {"messages": object}, frozenset({"tools"}), read=_messages),
-    Format("ShareGPT", {"conversations": object}, frozenset({"tools", "system"}), read=read_sharegpt),
     Format(
-        "Alpaca", {"instruction": object, "output": object}, frozenset({"input", "system", "history"}), read=_alpaca
+        "preference", {"chosen": object, "rejected": object}, read_preference,
+        frozenset({"prompt", "conversations", "system", "tools"}), type="preference", later=_PREFERENCE_LATER,
     ),
     Format(
-        "prompt and completion", {"prompt": object, "completion": object}, frozenset({"tools"}),
-        read=partial(_prompt_and_answer, prompt="prompt", answer="completion"),
+        "KTO", {"prompt": object, "completion": object, "label": bool}, read_kto, frozenset({"tools"}),
+        type="preference", later=_PREFERENCE_LATER,
+    ),
+    Format("messages", {"messages": object}, _messages, frozenset({"tools"})),
+    Format("ShareGPT", {"conversations": object}, read_sharegpt, frozenset({"tools", "system"})),
+    Format("Alpaca", {"instruction": object, "output": object}, _alpaca, frozenset({"input", "system", "history"})),
+    Format(
+        "prompt and completion", {"prompt": object, "completion": object},
+        partial(_prompt_and_answer, prompt="prompt", answer="completion"), frozenset({"tools"}),
     ),
     Format(
         "prompt and completion", {"question": object, "answer": object},
-        read=partial(_prompt_and_answer, prompt="question", answer="answer"),
+        partial(_prompt_and_answer, prompt="question", answer="answer"),
         note="question and answer are read as prompt and completion",
     ),
     Format(
         "prompt and completion", {"prompt": object, "response": object},
-        read=partial(_prompt_and_answer, prompt="prompt", answer="response"),
+        partial(_prompt_and_answer, prompt="prompt", answer="response"),
         note="prompt and response are read as prompt and completion",
     ),
-    Format("text", {"text": object}, type="text", read=_text),
+    Format("text", {"text": object}, _text, type="text"),
 )  # fmt: skip
 
 
@@ -158,10 +163,16 @@ def find_format(rows: Sequence[Row]) -> Format | None:
     return max(seen, key=seen.__getitem__, default=None)
 
 
+def not_yet(form: Format) -> Fault:
+    """Rows in a format that is known and not trained on today."""
+    message = f"the rows are in the format {form}, not yet: {form.later}"
+    return Fault("not_yet", message, found=form.name, expected="messages")
+
+
 def unknown_format(row: Row) -> Fault:
     """The first row of a file in no format we know."""
     found = _columns(row)
-    known = ", or ".join(" and ".join(one.required) for one in FORMATS if one.read)
+    known = ", or ".join(" and ".join(one.required) for one in FORMATS if not one.later)
     message = f"the rows have {found}, which is no format the appliance knows{_hint(row)}"
     return Fault("unknown_format", f"{message}; what would work: {known}", found=found, expected=known)
 
@@ -187,7 +198,7 @@ def _columns(row: Row) -> str:
 
 
 def _hint(row: Row, wanted: Sequence[str] = ()) -> str:
-    candidates = wanted or sorted({name for one in FORMATS if one.read for name in one.required})
+    candidates = wanted or sorted({name for one in FORMATS if not one.later for name in one.required})
     for name in list(row)[:50]:
         if name in candidates:
             continue

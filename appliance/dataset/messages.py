@@ -39,7 +39,7 @@ def read_conversation(messages: object, faults: Faults, *, key: str = "messages"
     ]  # fmt: skip
     if len(faults) == before:
         roles = tuple([message["role"] for message in read])
-        faults += _turn_faults(roles, key)
+        faults += turn_faults(roles, key)
         if "tool" in roles or any([len(message) > 2 for message in read]):
             faults += _weight_and_tool_faults(read, key)
     return read
@@ -130,7 +130,7 @@ def _check_answer(read: Message, number: int, key: str, faults: Faults) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _turn_faults(roles: tuple[str, ...], key: str) -> tuple[Fault, ...]:
+def turn_faults(roles: tuple[str, ...], key: str) -> tuple[Fault, ...]:
     """What is wrong with the order of speakers. There are few orders in a dataset, so each is looked at once."""
     faults = []
     if "assistant" not in roles:

@@ -14,6 +14,7 @@ from appliance.dataset.array import elements
 from appliance.dataset.content import foreign_content, foreign_suffix, gunzip
 from appliance.dataset.findings import Fault, Findings, Unreadable
 from appliance.dataset.json_faults import LONGEST_ROW, cut_off, json_fault, nul_bytes, row_too_long
+from appliance.dataset.tables import table_rows
 
 Row: TypeAlias = dict[str, Any]
 NumberedLine: TypeAlias = tuple[int, bytes]
@@ -28,7 +29,7 @@ def read_rows(
 ) -> Iterator[NumberedRow]:
     """The rows of a file with this (lower-case) suffix, each with the line it begins on.
 
-    A packed file may unpack to `most_bytes`.
+    A packed file may unpack to `most_bytes`. Parquet is no stream and has a reader of its own.
     """
     try:
         if fault := foreign_suffix(suffix):
@@ -42,12 +43,26 @@ def _rows(chunks: Iterator[bytes], suffix: str, findings: Findings) -> Iterator[
     head, chunks = _peek(chunks)
     if fault := foreign_content(head):
         raise Unreadable(fault)
-    is_array = head.lstrip().startswith(b"[")
-    if suffix == ".json" and is_array:
+    if suffix == ".csv":
+        return table_rows(chunks, findings)
+    if suffix == ".json" and head.lstrip().startswith(b"["):
         return _decoded(elements(chunks, findings), findings)
-    if fault := _shape_fault(head, is_array=is_array):
+    if fault := _shape_fault(head):
         raise Unreadable(fault, line=1)
     return _decoded(_lines(chunks, findings), findings)
+
+
+def lines_may_be_parted(head: bytes, suffix: str) -> bool:
+    """Whether a file that begins so is one row a line, so that its parts can be read on their own."""
+    head = head.removeprefix(_BOM)
+    foreign = foreign_content(head) or (suffix == ".json" and head.lstrip().startswith(b"["))
+    return suffix in (".jsonl", ".json") and not foreign and _shape_fault(head) is None
+
+
+def read_part(block: bytes, findings: Findings, *, offset: int, is_last: bool) -> Iterator[NumberedRow]:
+    """The rows of whole lines that lie `offset` bytes from the file's beginning; numbers count from the first line."""
+    text = block if is_last or block.endswith(b"\n") else block + b"\n"
+    return _decoded(_lines(iter([text]), findings, offset=offset), findings)
 
 
 def _peek(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -58,8 +73,9 @@ def _peek(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return head.removeprefix(_BOM), chain([head], chunks)
 
 
-def _shape_fault(head: bytes, *, is_array: bool) -> Fault | None:
+def _shape_fault(head: bytes) -> Fault | None:
     """Rows that do not lie one on a line, seen once for the file instead of once for every line."""
+    is_array = head.lstrip().startswith(b"[")
     first, _, rest = head.lstrip().partition(b"\n")
     begins_like_a_row = rest.lstrip()[:1] in (b"{", b"")
     if is_array and not (rest.lstrip().startswith(b"[") and _closes(first)):
@@ -76,11 +92,12 @@ def _closes(line: bytes) -> bool:
     return fault is None or fault.code != "row_ends_early"
 
 
-def _lines(chunks: Iterator[bytes], findings: Findings) -> Iterator[NumberedLine]:
+def _lines(chunks: Iterator[bytes], findings: Findings, *, offset: int = 0) -> Iterator[NumberedLine]:
     """Each line with its number. Those with NUL bytes and those too long for memory are reported and passed over."""
     head = next(chunks, b"")
     text = head.removeprefix(_BOM)
-    number, offset, rest, passing_over = 1, len(head) - len(text), b"", False
+    number, rest, passing_over = 1, b"", False
+    offset += len(head) - len(text)
     for chunk in chain([text], chunks):
         if passing_over:
             passed, newline, chunk = chunk.partition(b"\n")
@@ -129,7 +146,7 @@ def _decoded(lines: Iterable[NumberedLine], findings: Findings) -> Iterator[Numb
             continue
         if type(row) is not dict:
             findings.add(number, _not_an_object(row))
-        elif line.count(b'":') != _keys_at_hand(row) and _may_repeat_a_key(line, row) and (fault := json_fault(line)):
+        elif _may_repeat_a_key(line, row) and (fault := json_fault(line)):
             findings.add(number, fault)
         else:
             yield number, row
@@ -147,9 +164,14 @@ def _keys_at_hand(row: Row) -> int:
 def _may_repeat_a_key(line: bytes, row: Row) -> bool:
     """Of two equal keys the decoder keeps the last, so there are fewer keys in the row than colons behind quotes.
 
-    A quote that is escaped ends no key; a backslash that is escaped makes this too hard to tell.
+    A quote that is escaped ends no key. A backslash that is escaped, or a space before a colon, makes it hard to tell.
     """
-    return b'\\\\"' in line or line.count(b'":') - line.count(b'\\":') != _keys(row)
+    if b'" :' in line:
+        return True
+    colons = line.count(b'":')
+    if colons == _keys_at_hand(row):
+        return False
+    return b'\\\\"' in line or colons - line.count(b'\\":') != _keys(row)
 
 
 def _keys(value: object) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from appliance.checking import Checked, Files, Source, check_files
+from appliance.checking import Checked, Files, check_files
 from appliance.dataset.rows import Summary
 from appliance.errors import InputError, Problem, Reason
 from appliance.files import write_json, write_whole
@@ -11,6 +11,7 @@ from appliance.job_dir import JobDir, RowProgress
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import recipe_as_yaml
 from appliance.settings import Settings
+from appliance.sources import Source
 
 
 def run(job: JobDir, settings: Settings) -> dict[str, Any]:

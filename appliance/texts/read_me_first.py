@@ -14,6 +14,9 @@ WHAT TO DO
 
    {{"messages": [{{"role": "user", "content": "Hello"}}, {{"role": "assistant", "content": "Good day!"}}]}}
 
+   Or it is a table, saved as .csv (from a spreadsheet: Save as, CSV UTF-8) or .parquet,
+   whose columns are called prompt and completion.
+
 2. The file disappears from here within a minute: it was taken in.
 
 3. Look into the folder outbox. STATUS.html there shows what is being worked on.

@@ -17,7 +17,7 @@ from appliance.stages.training.labels.control_tokens import ControlTokens
 from appliance.stages.training.labels.examples import Example, Failure
 from appliance.stages.training.labels.parcels import Parcel, unwrap, wrap
 from appliance.stages.training.labels.rows import Row, parse_row
-from appliance.stages.training.labels.workers import spread
+from appliance.workers import spread
 
 BATCH_ROWS: Final = 256
 # So few are done before other processes have begun.
@@ -38,6 +38,10 @@ class Draft:
     thoughts_left_out: bool = False
 
 
+# The number of its first row, and the lines.
+_Batch = tuple[int, list[bytes]]
+
+
 class Labeller(Protocol):
     """How rows of one type become examples."""
 
@@ -51,8 +55,9 @@ def label(
 ) -> Iterator[Example | Failure]:
     """Label the rows of these lines (as in `rows.jsonl`) in order, a batch at a time."""
 
-    def label_batch(batch: list[bytes]) -> Parcel:
-        drafts = [labeller.draft(parse_row(line)) for line in batch]
+    def label_batch(batch: _Batch) -> Parcel:
+        first_number, rows = batch
+        drafts = [labeller.draft(parse_row(line, number)) for number, line in enumerate(rows, start=first_number)]
         encodings = encode([draft for draft in drafts if isinstance(draft, Draft)], control, backend)
         return wrap(_labelled(labeller, drafts, encodings))
 
@@ -72,10 +77,11 @@ def encode(drafts: Sequence[Draft], control: ControlTokens, backend: Backend) ->
     return [next(swapped) if draft.swapped else next(plain) for draft in drafts]
 
 
-def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    iterator = iter(lines)
+def _batches(lines: Iterable[bytes]) -> Iterator[_Batch]:
+    iterator, first_number = iter(lines), 1
     while batch := list(islice(iterator, BATCH_ROWS)):
-        yield batch
+        yield first_number, batch
+        first_number += len(batch)
 
 
 def _labelled(

@@ -12,7 +12,7 @@ from appliance.dataset.split import content_hash
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One normalised row. `content` is the JSON of all of it but its number, the same for equal rows."""
+    """One normalised row and its number, from 1. `content` is its JSON in one order, the same for equal rows."""
 
     number: int
     fields: Mapping[str, Any]
@@ -26,14 +26,15 @@ class Row:
 def read_rows(path: Path) -> Iterator[Row]:
     """Every row of `rows.jsonl`, in order."""
     with path.open("rb") as lines:
-        yield from map(parse_row, lines)
+        for number, line in enumerate(lines, start=1):
+            yield parse_row(line, number)
 
 
-def parse_row(line: bytes) -> Row:
-    """The row in a line of `rows.jsonl`."""
+def parse_row(line: bytes, number: int) -> Row:
+    """The row in a line of `rows.jsonl`, and which line that is."""
     fields = msgspec.json.decode(line)
-    number = fields.pop("row")
-    return row_of(fields, number=number)
+    # Rows of an earlier version carry their number.
+    return row_of(fields, number=fields.pop("row", number))
 
 
 def row_of(fields: Mapping[str, Any], *, number: int = 0) -> Row:
