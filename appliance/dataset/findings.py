@@ -65,10 +65,11 @@ class Findings:
                 ours.append(replace(problem, line=line))
 
     def problems(self) -> list[Problem]:
-        """At most 100 problems, the first of each kind, and an entry `... and 312 more like this` for the rest."""
-        shown = _fair_shares([len(kept) for kept in self._kept.values()], SHOWN)
+        """At most 100 problems, in order of the file, and entries `... and 312 more like this` for the rest."""
+        kinds = sorted(self._kept.items(), key=lambda kind: kind[1][0].line or 0)
+        shown = _fair_shares([len(kept) for _, kept in kinds], SHOWN)
         problems = []
-        for (code, kept), count in zip(self._kept.items(), shown, strict=True):
+        for (code, kept), count in zip(kinds, shown, strict=True):
             problems += kept[:count]
             if more := self._totals[code] - count:
                 message = f"... and {more:,} more like this"
