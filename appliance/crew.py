@@ -1,68 +1,80 @@
 """The crew: the stages that run now. Starts them, follows what they report, reaps them, stops them."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 from appliance import processes
-from appliance.exits import STOPPED, EndKind, StageEnd
-from appliance.job import LANES, Job, JobState, Lane, Stage, Waiting
+from appliance.exits import EndKind, StageEnd
+from appliance.following import Follower
+from appliance.guard import MemoryGuard, Trip, describe
+from appliance.job import LANES, FailureClass, Job, JobState, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.metric_table import CHECKPOINT_BUCKETS, STEP_BUCKETS
 from appliance.pipeline import Pipeline, next_stage, startable
 from appliance.processes import StageProcess
-from appliance.progress import Progress, Tally, fold, parse_lines
+from appliance.progress import Progress
+from appliance.running import Running, StopReason
 from appliance.store import Store
+
+__all__ = ["Crew", "Running", "Start"]
 
 logger = logging.getLogger(__name__)
 
-# How much of a progress file is read in one turn; the rest waits for the next.
-READ_BYTES: Final = 1 << 20
-# A training needs one micro-batch and one save to stop well; the other stages only have to notice.
-STOP_SECONDS: Final = {Stage.TRAIN: 420.0, Stage.VERIFY: 60.0}
-STOP_SECONDS_DEFAULT: Final = 10.0
+NEVER: Final = float("inf")
 
 Start = Callable[[Stage, JobDir], StageProcess]
+Obstacle = Callable[[Job, Stage], tuple[Waiting, str] | None]
+"""Why a stage of a job cannot start now, and the details for people; None when it can."""
 
 
-@dataclass
-class Running:
-    """One stage at work. `began` and `stop_asked` are monotonic seconds."""
-
-    job: Job
-    stage: Stage
-    process: StageProcess
-    began: float
-    progress: Progress = field(default_factory=Progress)
-    tally: Tally = field(default_factory=Tally)
-    offset: int = 0
-    stop_asked: float | None = None
+def nothing_in_the_way(job: Job, stage: Stage) -> None:
+    return None
 
 
 class Crew:
     """At most one running stage a job, at most as many a lane as it has room for."""
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, start: Start) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        *,
+        start: Start,
+        guard: MemoryGuard | None = None,
+        stall_seconds: float = NEVER,
+    ) -> None:
         self.running: dict[int, Running] = {}
         self.trained: dict[int, Progress] = {}
         """The training progress of jobs, also between and after their stages; `forget` takes a job out."""
         self._pipeline = pipeline
         self._store = store
         self._start = start
+        self._guard = guard
+        self._stall_seconds = stall_seconds
+        self._follower = Follower(store)
 
-    def follow(self) -> None:
+    def follow(self, now: float) -> None:
         """Read what the running stages reported since the last turn, and count it."""
         for running in self.running.values():
-            self._follow(running)
-            if running.stage is Stage.TRAIN:
-                self.trained[running.job.number] = running.progress
+            self._follow(running, now)
 
     def forget(self, keep: Iterable[int]) -> None:
         """Drop the training progress of every job but these."""
         self.trained = {number: self.trained[number] for number in set(keep) & set(self.trained)}
+
+    def watch(self, now: float) -> None:
+        """Stop what has stalled, take note of what the memory guard did, kill what does not stop when asked."""
+        for trip in self._guard.news() if self._guard else ():
+            self._store.count("memory_guard_trips_total", {"floor": trip.floor})
+        for running in self.running.values():
+            if self._tripped(running) is not None:
+                # The guard has signalled it already.
+                running.ask_to_stop(StopReason.MEMORY_GUARD, now, signal=False)
+            elif running.stop_asked is None and self._follower.is_silent(running, now, self._stall_seconds):
+                logger.warning("%s shows no sign of life", running.stage, extra={"job": running.job.id})
+                running.ask_to_stop(StopReason.STALLED, now)
+            running.hurry(now)
 
     def reap(self, now: float, *, wall: float) -> list[tuple[Job, Stage, StageEnd]]:
         """Take note of every stage that has ended. Returns the jobs as they are afterwards."""
@@ -70,44 +82,85 @@ class Crew:
         for number, running in list(self.running.items()):
             code = running.process.poll()
             if code is None:
-                self._hurry(running, now)
                 continue
-            self._follow(running)
-            del self.running[number]
-            if running.stop_asked is not None and code != 0:
-                code = STOPPED
+            self._follow(running, now)
             job = self._store.job(number) or running.job
             seconds = now - running.began
-            job, end = self._pipeline.end(job, running.stage, code, seconds=seconds, now=wall)
+            job, end = self._pipeline.end(
+                job, running.stage, code, seconds=seconds, now=wall, instead=self._why_ended(running, code)
+            )
+            # Not before it is written down: a turn that fails above is gone through again.
+            del self.running[number]
+            if self._guard is not None:
+                self._guard.release(running.process)
             _log_end(job, running.stage, end, seconds)
             ended.append((job, running.stage, end))
         return ended
 
-    def start(self, waiting: Iterable[Job], now: float, *, wall: float, gpu: Waiting = Waiting.NONE) -> None:
-        """Start the next stage of every job that there is room for. `gpu` says why the GPU lane is closed, if it is."""
+    def _why_ended(self, running: Running, code: int) -> StageEnd | None:
+        """What ended a stage where its exit code does not tell: we did. A result counts all the same."""
+        trip = self._tripped(running)
+        if code == 0 or (running.stop_asked is None and trip is None):
+            return None
+        if trip is not None and self._guard is not None and running.stop_reason is not StopReason.CANCELLED:
+            return StageEnd(EndKind.FAILED, describe(trip, self._guard.floors), failure=FailureClass.MEMORY_GUARD)
+        if running.stop_reason is StopReason.STALLED:
+            minutes = self._stall_seconds / 60
+            message = f"the {running.stage} stage made no progress for {minutes:.0f} minutes, so it was stopped"
+            return StageEnd(EndKind.FAILED, message, failure=FailureClass.STALLED)
+        return StageEnd(EndKind.STOPPED)
+
+    def _tripped(self, running: Running) -> Trip | None:
+        return self._guard.trip(running.process) if self._guard is not None else None
+
+    def start(
+        self,
+        waiting: Iterable[Job],
+        now: float,
+        *,
+        wall: float,
+        gpu: tuple[Waiting, str] | None = None,
+        obstacle: Obstacle = nothing_in_the_way,
+    ) -> None:
+        """Start the next stage of every job that there is room for.
+
+        `gpu` says why the GPU lane is closed, if it is; `obstacle` why one job cannot start although there is room.
+        """
+        waiting = [self._picked_up(job, wall) for job in waiting]
         jobs = [(job, next_stage(job, self._pipeline.dir(job))) for job in waiting]
-        if gpu is not Waiting.NONE:
-            self._mark_waiting([job for job, stage in jobs if LANES[stage] is Lane.GPU], gpu)
+        if gpu is not None:
+            self._mark_waiting([job for job, stage in jobs if LANES[stage] is Lane.GPU], *gpu)
             jobs = [(job, stage) for job, stage in jobs if LANES[stage] is not Lane.GPU]
         busy = [LANES[running.stage] for running in self.running.values()]
-        for job, stage in startable(jobs, busy, now=wall):
+
+        def may_start(job: Job, stage: Stage) -> bool:
+            found = obstacle(job, stage)
+            if found is not None:
+                self._mark_waiting([job], *found)
+            return found is None
+
+        for job, stage in startable(jobs, busy, now=wall, may_start=may_start):
             begun = self._pipeline.begin(job, stage, now=wall)
             if begun is not None:
                 self._launch(begun, stage, now)
 
-    def ask_to_stop(self, number: int, now: float) -> bool:
+    def ask_to_stop(self, number: int, now: float, reason: StopReason = StopReason.CANCELLED) -> bool:
         """Ask the stage of one job to stop; False when it has none running."""
         running = self.running.get(number)
         if running is None:
             return False
-        if running.stop_asked is None:
-            running.stop_asked = now
-            running.process.ask_to_stop()
+        running.ask_to_stop(reason, now)
         return True
+
+    def ask_gpu_to_stop(self, now: float, reason: StopReason) -> None:
+        """Ask the training to save and make room; what verifies is nearly done and may finish."""
+        for running in self.running.values():
+            if running.stage is Stage.TRAIN:
+                running.ask_to_stop(reason, now)
 
     def stop_all(self, now: float) -> None:
         for number in self.running:
-            self.ask_to_stop(number, now)
+            self.ask_to_stop(number, now, StopReason.SHUTDOWN)
 
     def recover(self, *, boot_id: str, wall: float) -> list[Job]:
         """Put back to the queue what ran when the daemon or the host went down, and end what is left of it."""
@@ -122,97 +175,32 @@ class Crew:
                 recovered.append(self._pipeline.interrupted(job, stage, same_boot=same_boot, now=wall))
         return recovered
 
+    def _picked_up(self, job: Job, wall: float) -> Job:
+        """A job that is said to run and that nobody works on: a fault cut its start short. It is begun again."""
+        if job.state is not JobState.RUNNING or job.stage is None:
+            return job
+        return self._pipeline.interrupted(job, job.stage, same_boot=True, now=wall)
+
     def _launch(self, job: Job, stage: Stage, now: float) -> None:
         job_dir = self._pipeline.dir(job)
         process = self._start(stage, job_dir)
-        self._store.note_process(job.number, stage, pid=process.pid, pid_started=processes.started_at(process.pid) or 0)
-        running = Running(job, stage, process, began=now)
-        self._replay(running, job_dir)
-        if stage is Stage.TRAIN:
-            running.progress = replace(running.progress, **_planned(job_dir))
+        running = Running(job, stage, process, began=now, alive=now)
         self.running[job.number] = running
+        if self._guard is not None and LANES[stage] is Lane.GPU:
+            self._guard.watch(process)
+        self._store.note_process(job.number, stage, pid=process.pid, pid_started=processes.started_at(process.pid) or 0)
+        self._follower.replay(running, job_dir)
         logger.info("%s started, attempt %d", stage, job.attempt, extra={"job": job.id})
 
-    def _replay(self, running: Running, job_dir: JobDir) -> None:
-        """Fold in the events of earlier attempts, which are counted already."""
-        running.offset = self._store.progress_offset(running.job.number, running.stage)
-        try:
-            with (job_dir.stage(running.stage) / "progress.jsonl").open("rb") as file:
-                text = file.read(running.offset)
-        except FileNotFoundError:
-            return
-        for event in parse_lines(text.decode(errors="replace")):
-            running.progress = fold(running.progress, event)
-            running.tally = running.tally.raised_by(event)
-        running.progress = replace(running.progress, last_event=None, pace=())
+    def _follow(self, running: Running, now: float) -> None:
+        self._follower.follow(running, self._pipeline.dir(running.job), now)
+        if running.stage is Stage.TRAIN:
+            self.trained[running.job.number] = running.progress
 
-    def _follow(self, running: Running) -> None:
-        path = self._pipeline.dir(running.job).path / running.stage / "progress.jsonl"
-        text = _new_lines(path, running.offset)
-        if not text:
-            return
-        before = running.tally
-        with self._store.transaction():
-            for event in parse_lines(text.decode(errors="replace")):
-                running.progress = fold(running.progress, event)
-                running.tally = running.tally.raised_by(event)
-                self._observe(event)
-            self._count(before, running.tally, running.progress.model_flops_per_token or 0.0)
-            running.offset += len(text)
-            self._store.set_progress_offset(running.job.number, running.stage, running.offset)
-
-    def _observe(self, event: dict[str, Any]) -> None:
-        if event["event"] == "step":
-            self._store.observe("train_step_duration_seconds", event["seconds"], STEP_BUCKETS)
-        elif event["event"] == "checkpoint":
-            self._store.observe("checkpoint_duration_seconds", event["seconds"], CHECKPOINT_BUCKETS)
-
-    def _count(self, before: Tally, after: Tally, flops_per_token: float) -> None:
-        content_tokens = after.content_tokens - before.content_tokens
-        for name, labels, more in (
-            ("train_steps_total", {}, after.steps - before.steps),
-            ("train_tokens_total", {"kind": "content"}, content_tokens),
-            ("train_model_flops_total", {}, content_tokens * flops_per_token),
-            ("train_tokens_total", {"kind": "padding"}, after.padding_tokens - before.padding_tokens),
-            ("train_target_tokens_total", {}, after.target_tokens - before.target_tokens),
-            ("train_samples_total", {}, after.samples - before.samples),
-        ):
-            if more > 0:
-                self._store.count(name, labels, more)
-
-    def _mark_waiting(self, jobs: Iterable[Job], reason: Waiting) -> None:
+    def _mark_waiting(self, jobs: Iterable[Job], reason: Waiting, detail: str = "") -> None:
         for job in jobs:
-            if job.waiting is not reason and job.state is JobState.QUEUED:
-                self._store.save(replace(job, waiting=reason, waiting_detail=""))
-
-    def _hurry(self, running: Running, now: float) -> None:
-        """A stage that was asked to stop and does not is killed after its grace time."""
-        grace = STOP_SECONDS.get(running.stage, STOP_SECONDS_DEFAULT)
-        if running.stop_asked is not None and now - running.stop_asked > grace:
-            running.process.kill()
-
-
-def _new_lines(path: Path, offset: int) -> bytes:
-    """The whole lines that were appended to a file since `offset`."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            text = file.read(READ_BYTES)
-    except FileNotFoundError:
-        return b""
-    return text[: text.rfind(b"\n") + 1]
-
-
-def _planned(job_dir: JobDir) -> dict[str, Any]:
-    """What the plan says that the training's progress is seen against."""
-    try:
-        plan = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return {
-        "memory_estimate_bytes": plan.get("memory", {}).get("total_bytes"),
-        "model_flops_per_token": plan.get("model_flops_per_token"),
-    }
+            if job.state is JobState.QUEUED and (job.waiting, job.waiting_detail) != (reason, detail):
+                self._store.save(replace(job, waiting=reason, waiting_detail=detail))
 
 
 def _log_end(job: Job, stage: Stage, end: StageEnd, seconds: float) -> None:

@@ -19,11 +19,13 @@ from appliance.crew import Crew, Start
 from appliance.drops import Rules
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
+from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
 from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
+from appliance.memory import memory_floors, read_memory
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
 from appliance.reception import Reception
@@ -61,7 +63,14 @@ def open_store(settings: Settings) -> Store:
 class Appliance:
     """Everything that runs in the daemon. `tick` is one turn; `run` turns until asked to stop."""
 
-    def __init__(self, settings: Settings, *, start: Start | None = None, wake: Wake | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        start: Start | None = None,
+        wake: Wake | None = None,
+        guard: MemoryGuard | None = None,
+    ) -> None:
         """Take the state directory and open everything. Raises ApplianceError when it cannot be used."""
         for folder in (settings.state, settings.inbox, settings.outbox):
             _make_folder(folder)
@@ -87,7 +96,14 @@ class Appliance:
         self._boot_id = boot_id()
         rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
         self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id, rules)
-        self.crew = Crew(self.pipeline, self.store, start=start or partial(start_stage, settings=settings))
+        self.guard = guard or MemoryGuard(memory_floors(settings, read_memory().total_bytes))
+        self.crew = Crew(
+            self.pipeline,
+            self.store,
+            start=start or partial(start_stage, settings=settings),
+            guard=self.guard,
+            stall_seconds=settings.stall_minutes * 60,
+        )
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
@@ -128,7 +144,8 @@ class Appliance:
         self.reception.look(now, woken=woken)
         self.act_on_buttons(now, wall)
         self.take_in_drops(now, wall)
-        self.crew.follow()
+        self.crew.follow(now)
+        self.crew.watch(now)
         self.reap_stages(now, wall)
         self.start_stages(now, wall)
         self.expire(now, wall)
@@ -183,7 +200,7 @@ class Appliance:
 
     def start_stages(self, now: float, wall: float) -> None:
         waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
-        gpu = Waiting.PAUSED if self._paused() else Waiting.NONE
+        gpu = (Waiting.PAUSED, "") if self._paused() else None
         self.crew.start(waiting, now, wall=wall, gpu=gpu)
 
     def expire(self, now: float, wall: float) -> None:
@@ -218,6 +235,7 @@ class Appliance:
     def run(self) -> None:
         """Turn until asked to stop, then let the running stages save what they can."""
         observer = watch_folder(self.inbox.path, self.wake.now)
+        self.guard.start()
         woken, errors = False, 0
         try:
             while not self.wake.stopping:
@@ -249,9 +267,11 @@ class Appliance:
         """Ask every stage to stop and wait for them; each has its own grace time, then it is killed."""
         self.crew.stop_all(time.monotonic())
         while self.crew.running:
-            self.crew.follow()
-            self.crew.reap(time.monotonic(), wall=time.time())
+            now = time.monotonic()
+            self.crew.watch(now)
+            self.crew.reap(now, wall=time.time())
             self.wake.wait(0.1)
+        self.guard.close()
         self.reception.close()
         self.store.close()
         self._lock.release()

@@ -1,14 +1,19 @@
 """What the end of a stage means: for the job, for the person, and whether to try again. Pure."""
 
+import errno
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any, Final
 
 from appliance.job import FailureClass, Stage, Waiting
 
 STOPPED: Final = 4
+DISK: Final = 5
+LONGEST_PAUSE_SECONDS: Final = 3600.0
 
 # Faults of the machine or of the moment: the same stage may get further next time, in a new process.
 # A wrong input, a diverged loss or a fault in our own code would only repeat itself.
@@ -19,6 +24,7 @@ RETRIED: Final = frozenset(
         FailureClass.STALLED,
         FailureClass.MEMORY_GUARD,
         FailureClass.OUT_OF_MEMORY,
+        FailureClass.DISK_FULL,
     }
 )
 
@@ -57,6 +63,8 @@ def explain_exit(
     if code == 3 and failure is not None:
         waiting = Waiting(failure["waiting"])
         return StageEnd(EndKind.WAITS, failure["message"], failure.get("hint"), waiting=waiting)
+    if code == 3:
+        return StageEnd(EndKind.WAITS, "a folder of the appliance cannot be written", waiting=Waiting.DISK)
     if code == STOPPED:
         return StageEnd(EndKind.STOPPED)
     if failure is not None and "failure" in failure:
@@ -64,7 +72,40 @@ def explain_exit(
     return _unexplained(stage, code)
 
 
+# No room, or a disk that cannot write: tried again when there is room, and given up after a few times.
+_DISK: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EIO: "the disk reports an error",
+}
+# Somebody has to do something about a folder; until then every try would end the same.
+_FOLDER: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ENODEV)
+
+
+def explain_refusal(error: OSError) -> tuple[int, dict[str, str | None] | None]:
+    """The exit code and the content of `failure.json` for what the operating system refused a stage.
+
+    None: there is nothing to say about it that the class of an unexplained end does not say.
+    """
+    # The name without its folders: they may carry what a person called something.
+    name = PurePath(os.fsdecode(error.filename)).name if error.filename else ""
+    if error.errno in _DISK:
+        message = _DISK[error.errno] + (f" ({name})" if name else "")
+        return DISK, {"failure": FailureClass.DISK_FULL, "message": message, "hint": None}
+    if error.errno in _FOLDER:
+        message = f"{name or 'a folder of the appliance'} cannot be used: {error.strerror}"
+        hint = "Give the appliance's user access to it, or mount it again; it is tried again by itself."
+        return 3, {"waiting": Waiting.DISK, "message": message, "hint": hint}
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        message = "too many files were open at once on this machine"
+        return 1, {"failure": FailureClass.WORKER_CRASHED, "message": message, "hint": None}
+    return 1, None
+
+
 def _unexplained(stage: Stage, code: int) -> StageEnd:
+    if code == DISK:
+        message = "the disk is full, or cannot write"
+        return StageEnd(EndKind.FAILED, message, failure=FailureClass.DISK_FULL)
     if code == -signal.SIGKILL:
         message = f"the {stage} stage was killed by the system, most likely because memory ran out"
         return StageEnd(EndKind.FAILED, message, failure=FailureClass.WORKER_CRASHED)
@@ -86,6 +127,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def backoff_seconds(tries: int, *, first: float = 60.0, longest: float = 3600.0) -> float:
+def backoff_seconds(tries: int, *, first: float = 60.0, longest: float = LONGEST_PAUSE_SECONDS) -> float:
     """How long to wait after `tries` tries: nothing after none, then doubling from `first` up to `longest`."""
     return min(longest, first * 2.0 ** min(tries - 1, 30)) if tries > 0 else 0.0

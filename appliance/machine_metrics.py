@@ -5,7 +5,7 @@ from typing import Final
 
 from appliance.gpu import GpuReading
 from appliance.machine_watch import MachineReading
-from appliance.memory import read_memory, read_pressure, read_swap_used
+from appliance.memory import memory_floors, read_memory, read_pressure
 from appliance.settings import Settings
 
 Values = Mapping[tuple[str, ...], float]
@@ -14,12 +14,12 @@ Values = Mapping[tuple[str, ...], float]
 def machine_values(reading: MachineReading, settings: Settings) -> dict[str, Values]:
     """Memory is read now, from `/proc`, which never hangs; disks as they were last seen."""
     memory, pressure, cache = read_memory(), read_pressure(), reading.model_cache_bytes
-    floors = {"first": settings.memory_floor_gb, "second": settings.memory_kill_floor_gb}
+    floors = memory_floors(settings, memory.total_bytes)
     return {
         "memory_total_bytes": {(): memory.total_bytes},
         "memory_available_bytes": {(): memory.available_bytes},
-        "memory_guard_bytes": {(floor,): gigabytes * 1e9 for floor, gigabytes in floors.items()},
-        "swap_used_bytes": {(): read_swap_used()},
+        "memory_guard_bytes": {("first",): floors.first_bytes, ("second",): floors.second_bytes},
+        "swap_used_bytes": {(): memory.swap_used_bytes},
         "memory_pressure_waiting_seconds_total": {(): pressure.waiting_seconds} if pressure else {},
         "memory_pressure_stalled_seconds_total": {(): pressure.stalled_seconds} if pressure else {},
         "disk_free_bytes": {(volume,): space.free_bytes for volume, space in reading.disks.items()},

@@ -5,7 +5,7 @@ Whatever died, the next start looks at the job directory and runs the first stag
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ from appliance.job import (
 )
 from appliance.job_dir import JobDir
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
+from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
 
 ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
@@ -49,11 +50,18 @@ def next_stage(job: Job, job_dir: JobDir) -> Stage:
     return next((stage for stage in order if job_dir.result(stage) is None), Stage.PUBLISH)
 
 
-def startable(jobs: Iterable[tuple[Job, Stage]], busy: Iterable[Lane], *, now: float) -> list[tuple[Job, Stage]]:
+def startable(
+    jobs: Iterable[tuple[Job, Stage]],
+    busy: Iterable[Lane],
+    *,
+    now: float,
+    may_start: Callable[[Job, Stage], bool] = lambda job, stage: True,
+) -> list[tuple[Job, Stage]]:
     """Which of the waiting jobs start their next stage now, given the lanes that running stages occupy.
 
     Within a lane: higher priority first, then the job that is further along (a trained adapter is verified before the
-    next training begins), then the older one.
+    next training begins), then the older one. A job that may not start makes room for the one behind it; `may_start`
+    is asked only of those whose turn it is.
     """
     free = dict(CAPACITY)
     for lane in busy:
@@ -62,10 +70,15 @@ def startable(jobs: Iterable[tuple[Job, Stage]], busy: Iterable[Lane], *, now: f
     chosen = []
     for job, stage in sorted(jobs, key=lambda pair: (RANK[pair[0].priority], -further.index(pair[1]), pair[0].number)):
         lane = LANES[stage]
-        if free[lane] > 0 and job.not_before <= now:
+        if free[lane] > 0 and is_due(job, now) and may_start(job, stage):
             free[lane] -= 1
             chosen.append((job, stage))
     return chosen
+
+
+def is_due(job: Job, now: float) -> bool:
+    """Whether the pause before another try is over. No pause is longer than the longest: the clock was set back."""
+    return not 0 < job.not_before - now <= exits.LONGEST_PAUSE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,15 @@ class Pipeline:
             self.store.note(job.number, "stage_started", now=now, stage=stage, attempt=attempt)
         return job
 
-    def end(self, job: Job, stage: Stage, code: int, *, seconds: float, now: float) -> tuple[Job, StageEnd]:
-        """Take note of a stage that ended, and decide what becomes of the job."""
+    def end(
+        self, job: Job, stage: Stage, code: int, *, seconds: float, now: float, instead: StageEnd | None = None
+    ) -> tuple[Job, StageEnd]:
+        """Take note of a stage that ended, and decide what becomes of the job.
+
+        `instead` says what the exit code meant, where that is known better: when we ended the stage ourselves.
+        """
         job_dir = self.dir(job)
-        ended = exits.explain_exit(
+        ended = instead or exits.explain_exit(
             stage,
             code,
             has_result=job_dir.result(stage) is not None,
@@ -122,10 +140,12 @@ class Pipeline:
         counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS)
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=code, counted=counted, now=now)
-            self.store.note(job.number, "stage_ended", now=now, stage=stage, exit_code=code, kind=ended.kind)
+            facts = {"stage": stage, "exit_code": code, "kind": ended.kind, "failure": ended.failure}
+            self.store.note(job.number, "stage_ended", now=now, **facts)
             self.store.observe("job_stage_duration_seconds", seconds, STAGE_BUCKETS, {"stage": stage})
             job = self._after(job, stage, ended, now=now)
-        job_dir.write_job(job)
+            # Before it is committed: when it cannot be written, nothing has happened, and the end is noted again.
+            job_dir.write_job(job)
         return job, ended
 
     def _after(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
@@ -142,7 +162,7 @@ class Pipeline:
             case EndKind.STOPPED:
                 return self._requeue(job)
             case EndKind.WAITS:
-                pause = exits.backoff_seconds(self._tries(job, stage))
+                pause = exits.backoff_seconds(tries(self.store, job, stage))
                 return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
 
@@ -208,24 +228,16 @@ class Pipeline:
         job = replace(job, waiting=ended.waiting, waiting_detail=ended.message, not_before=now + pause)
         return self._requeue(job)
 
-    def _tries(self, job: Job, stage: Stage) -> int:
-        """How often a stage of this job has ended without getting anywhere, this time included."""
-        ends = [event for event in self.store.events(job.number) if event.get("stage") == stage and "kind" in event]
-        return sum(event["kind"] in (EndKind.WAITS, EndKind.FAILED) for event in ends)
-
     def _after_failure(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
-        if stage is Stage.PUBLISH:
-            # There is nothing to fall back to: the result is kept, and publishing is tried at once and then patiently.
-            waiting = Waiting.DISK if ended.failure is FailureClass.DISK_FULL else Waiting.NONE
-            pause = exits.backoff_seconds(self._tries(job, stage) - 1)
-            return self._hold(job, replace(ended, waiting=waiting), pause=pause, now=now)
-        mark = progress_mark(self.dir(job))
-        if ended.retried and self.store.attempts(job.number, stage, mark=mark) < self.max_attempts:
+        retry = again(job, stage, ended, self.dir(job), self.store, max_attempts=self.max_attempts)
+        if retry is None:
+            return self.settle(
+                job, Outcome.FAILED, stage=stage, failure=ended.failure, message=ended.message, hint=ended.hint
+            )
+        if stage is not Stage.PUBLISH:
             self.store.count("job_retries_total", {"reason": str(ended.failure)})
-            return self._requeue(replace(job, message=ended.message))
-        return self.settle(
-            job, Outcome.FAILED, stage=stage, failure=ended.failure, message=ended.message, hint=ended.hint
-        )
+        job = replace(job, message=ended.message)
+        return self._hold(job, replace(ended, waiting=retry.waiting), pause=retry.pause, now=now)
 
     def _give_up(self, job: Job, stage: Stage, *, now: float) -> None:
         if stage is Stage.PUBLISH:
@@ -296,10 +308,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def progress_mark(job_dir: JobDir) -> str:
-    """How far the training has come, by its newest complete checkpoint."""
-    checkpoints = job_dir.path / Stage.TRAIN / "checkpoints"
-    complete = sorted(path.parent.name for path in checkpoints.glob("step-*/COMPLETE.json"))
-    return complete[-1] if complete else ""

@@ -63,11 +63,10 @@ class LocalProcess:
         return self.popen.pid
 
     def poll(self) -> int | None:
-        code = self.popen.poll()
-        if code is not None:
-            # The stage is gone; nothing that it started may outlive it.
+        if self.popen.returncode is None and _has_ended(self.pid):
+            # The stage is gone; nothing that it started may outlive it. Its number is its own until it is reaped.
             signal_group(self.pid, signal.SIGKILL)
-        return code
+        return self.popen.poll()
 
     def ask_to_stop(self) -> None:
         signal_group(self.pid, signal.SIGTERM)
@@ -133,6 +132,23 @@ def signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
+def io_bytes(pid: int) -> int | None:
+    """How much a process has read and written so far, in bytes: a sign of life. None when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return None
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["rchar"]) + int(counts["wchar"])
 
 
 def started_at(pid: int) -> int | None:

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from appliance.daemon import Appliance
+from appliance.guard import MemoryGuard
 from appliance.job import ENDED, Job, Stage
+from appliance.memory import Reading, memory_floors, read_machine
 from appliance.processes import start_stage
 from appliance.settings import Settings
 
@@ -23,7 +25,7 @@ def fake_command(stage: Stage, job: Path) -> list[str]:
 class Box:
     """An appliance on folders of its own, turned by the test."""
 
-    def __init__(self, root: Path, **settings: object) -> None:
+    def __init__(self, root: Path, *, reading: Callable[[], Reading] = read_machine, **settings: object) -> None:
         (root / "recipes").mkdir(exist_ok=True)
         (root / "recipes" / "default.yaml").write_text("base_model: demo\n")
         folders = {name: root / name for name in ("inbox", "outbox", "recipes", "state", "models")}
@@ -31,11 +33,14 @@ class Box:
         self.settings = Settings(**{**folders, **quick, **settings})  # type: ignore[arg-type]
         self.inbox, self.outbox = root / "inbox", root / "outbox"
         self.shift = 0.0
+        self.reading = reading
         self.start()
 
     def start(self) -> None:
         start = partial(start_stage, settings=self.settings, command=fake_command)
-        self.appliance = Appliance(self.settings, start=start)
+        floors = memory_floors(self.settings, self.reading().memory.total_bytes)
+        guard = MemoryGuard(floors, read=lambda: self.reading(), clock=lambda: time.monotonic() + self.shift)
+        self.appliance = Appliance(self.settings, start=start, guard=guard)
         self.appliance.recover()
         self.appliance.prepare_inbox()
 
@@ -57,6 +62,7 @@ class Box:
         (self.inbox / f".{name}.tmp").rename(self.inbox / name)
 
     def tick(self) -> None:
+        self.appliance.guard.look()
         self.appliance.tick(time.monotonic() + self.shift, time.time() + self.shift)
 
     def turn_until(self, condition: Callable[[], bool]) -> None:
@@ -69,8 +75,11 @@ class Box:
     def job(self, number: int) -> Job | None:
         return self.appliance.store.job(number)
 
-    def ended(self, number: int = 1) -> Job:
+    def ended(self, number: int = 1, *, seconds_a_turn: float = 0.0) -> Job:
+        """The job at its end. With `seconds_a_turn` the clocks run ahead, so that pauses pass by."""
+
         def has_ended() -> bool:
+            self.shift += seconds_a_turn
             job = self.job(number)
             return job is not None and job.state in ENDED
 

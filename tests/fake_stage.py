@@ -1,9 +1,10 @@
 """A stand-in for the heavy stages, started as the real ones are: `python fake_stage.py STAGE JOB_DIR`.
 
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
-`crash once` only the first time, `sleep` works until it is asked to stop, `reject` refuses the input, `wait` says that
-the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM. Without a word it
-succeeds, with the `verdict` that the row names.
+`sleep` works until it is asked to stop, `crash once` and `sleep once` only the first time, `reject` refuses the input,
+`wait` says that the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM,
+`need N` runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that
+the row names.
 """
 
 import json
@@ -21,6 +22,8 @@ from appliance.job_dir import JobDir, ProgressWriter
 RESULTS = {
     Stage.CHECK: {"base_model": "demo", "method": "sft", "priority": "normal"},
 }
+RECIPE = {"gradient_checkpointing": "auto", "hub": {"push": None}}
+PLAN = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
 DEADLINE_SECONDS = 120
 
 
@@ -46,14 +49,14 @@ def script(job_dir: JobDir) -> dict:
 
 
 def act(what: str, stage: Stage, job_dir: JobDir) -> int:
-    writer = ProgressWriter(job_dir.stage(stage))
-    writer.write("progress", done=1, total=2, unit="rows")
-    marker = job_dir.stage(stage) / "was here"
+    leave_marks(stage, job_dir)
+    what, _, number = what.partition(" ")
+    if number == "once":
+        marker = job_dir.stage(stage) / "was here"
+        what = "" if marker.exists() else what
+        marker.touch()
     match what:
         case "crash":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "crash once" if not marker.exists():
-            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         case "reject":
             job_dir.write_problems(stage, (Problem(code="made_up", message="the row is made up", line=3),))
@@ -64,11 +67,28 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
         case "fail":
             job_dir.write_failure(stage, {"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
             return 1
-        case "sleep":
-            return sleep(stop=True)
-        case "ignore":
-            return sleep(stop=False)
+        case "need":
+            return need(int(number), stage, job_dir)
+        case "sleep" | "ignore":
+            return sleep(stop=what == "sleep")
     return 0
+
+
+def leave_marks(stage: Stage, job_dir: JobDir) -> None:
+    """What the daemon looks at of a stage besides its result."""
+    ProgressWriter(job_dir.stage(stage)).write("progress", done=1, total=2, unit="rows")
+    if stage is Stage.CHECK:
+        (job_dir.stage(stage) / "recipe.json").write_text(json.dumps(RECIPE))
+    if stage is Stage.PREPARE:
+        (job_dir.stage(stage) / "plan.json").write_text(json.dumps(PLAN))
+
+
+def need(micro_batch: int, stage: Stage, job_dir: JobDir) -> int:
+    plan = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
+    if plan["per_device_train_batch_size"] <= micro_batch:
+        return 0
+    job_dir.write_failure(stage, {"failure": "out_of_memory", "message": "it did not fit", "hint": None})
+    return 1
 
 
 def sleep(*, stop: bool) -> int:
@@ -88,6 +108,9 @@ def publish(job_dir: JobDir) -> None:
         (staging / "dropped").mkdir()
         for file in job.files:
             (staging / file.path).write_bytes((job_dir.path / file.path).read_bytes())
+        plan = job_dir.path / Stage.PREPARE / "plan.json"
+        if plan.exists():
+            (staging / "plan.json").write_bytes(plan.read_bytes())
 
     name = outbox_name(job.id, Outcome(facts["outcome"]))
     folder = Path(os.environ["APPLIANCE_OUTBOX"])

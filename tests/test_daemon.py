@@ -80,7 +80,7 @@ def test_a_crashed_stage_is_begun_again(box: Box):
 
 def test_a_stage_that_always_crashes_fails_after_the_last_attempt(box: Box):
     box.drop(train="crash")
-    job = box.ended()
+    job = box.ended(seconds_a_turn=1.0)
     assert (job.state, job.failure) == (JobState.FAILED, FailureClass.WORKER_CRASHED)
     assert box.appliance.store.attempts(1, Stage.TRAIN) == 3
 

@@ -33,7 +33,7 @@ def storm(root: Path, rng: random.Random, jobs: int) -> None:
             box.tick()
         kills -= meddle(box, rng) if kills > 0 else 0
         if kills <= 0:
-            box.shift += 60.0
+            box.shift += 600.0
         counts = box.appliance.store.count_by_state()
         if not waiting and sum(counts[state] for state in ENDED) == jobs:
             break
@@ -44,7 +44,7 @@ def storm(root: Path, rng: random.Random, jobs: int) -> None:
 def meddle(box: Box, rng: random.Random) -> int:
     """Kill a stage or the daemon now and then, and let time jump. Returns how many were killed."""
     running = list(box.appliance.crew.running.values())
-    if rng.random() < 0.02:
+    if rng.random() < 0.3:
         # With time pass the pauses after which something is tried again.
         box.shift += 3600.0
     if running and rng.random() < 0.1:

@@ -2,9 +2,10 @@
 
 Exit codes: 0 done, `result.json` is there · 2 the input is wrong, see `problems.json` · 3 the machine is not ready,
 see `failure.json` · 1 it failed, see `failure.json` or, without one, `stage.log` · 4 it stopped because it was asked to
-(SIGTERM) and can go on later.
+(SIGTERM) and can go on later · 5 the disk was full or broken, which `failure.json` says if there was room for it.
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -14,22 +15,38 @@ import traceback
 from pathlib import Path
 
 from appliance.errors import InputError, NotReadyError, StageFailure, Stopped
-from appliance.job import FailureClass, Stage
+from appliance.exits import STOPPED, explain_refusal
+from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
 
-STOPPED = 4
+OOM_SCORE = 500
 
 
 def main() -> int:
     stage, job = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]).resolve())
     _die_with_parent()
+    _die_first(stage)
     _stop_on_sigterm()
     return run(stage, job, Settings.load())
 
 
 def run(stage: Stage, job: JobDir, settings: Settings) -> int:
     """Run one stage to its end and leave word of what came of it. Returns the exit code."""
+    try:
+        return _run(stage, job, settings)
+    except OSError as error:
+        # A full disk, a share that went away: they can come from any line, and have words of their own.
+        traceback.print_exc()
+        code, word = explain_refusal(error)
+        if word is not None:
+            # Where not even this can be written, the exit code has to do.
+            with contextlib.suppress(OSError):
+                job.write_failure(stage, word)
+        return code
+
+
+def _run(stage: Stage, job: JobDir, settings: Settings) -> int:
     folder = job.stage(stage)
     for stale in ("problems.json", "failure.json"):
         (folder / stale).unlink(missing_ok=True)
@@ -46,15 +63,6 @@ def run(stage: Stage, job: JobDir, settings: Settings) -> int:
         return error.exit_code
     except Stopped:
         return STOPPED
-    except OSError as error:
-        # ENOSPC and EDQUOT can come from any line; they have a class of their own.
-        traceback.print_exc()
-        if error.errno in (28, 122):
-            where = f" while writing {error.filename}" if error.filename else ""
-            job.write_failure(
-                stage, {"failure": FailureClass.DISK_FULL, "message": f"the disk is full{where}", "hint": None}
-            )
-        return 1
     job.write_result(stage, result)
     return 0
 
@@ -70,6 +78,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
     if os.getppid() != int(expected):
         sys.exit(STOPPED)
+
+
+def _die_first(stage: Stage) -> None:
+    """When the kernel must kill something for memory, let it be this: the job goes on from its last checkpoint."""
+    if stage in (Stage.TRAIN, Stage.VERIFY):
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 def _stop_on_sigterm() -> None:

@@ -1,0 +1,101 @@
+"""What follows a failure: the same stage again, later, in smaller pieces, or not at all."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from appliance import exits
+from appliance.exits import StageEnd
+from appliance.files import write_json
+from appliance.job import FailureClass, Job, Stage, Waiting
+from appliance.job_dir import JobDir
+from appliance.planning.smaller import smaller_plan
+from appliance.store import Store
+
+# How often a training that ran out of memory is begun again in smaller pieces, by who noticed: the training itself, or
+# the guard, after which the whole machine was in danger.
+SMALLER_TRIES: Final = {FailureClass.OUT_OF_MEMORY: 3, FailureClass.MEMORY_GUARD: 1}
+WORDS: Final = {
+    FailureClass.OUT_OF_MEMORY: "running out of memory",
+    FailureClass.MEMORY_GUARD: "the memory guard stopped it",
+}
+
+
+@dataclass(frozen=True)
+class Again:
+    """The stage is begun again after `pause` seconds; until then the job waits for `waiting`."""
+
+    pause: float = 0.0
+    waiting: Waiting = Waiting.NONE
+
+
+def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store, *, max_attempts: int) -> Again | None:
+    """How a failed stage is tried again, or None when it would only fail once more.
+
+    After running out of memory this writes a smaller plan. The user's mistakes never come here.
+    """
+    if stage is Stage.PUBLISH:
+        # There is nothing to fall back to: the result is kept, and publishing is tried at once and then patiently.
+        waiting = Waiting.DISK if ended.failure is FailureClass.DISK_FULL else Waiting.NONE
+        return Again(exits.backoff_seconds(tries(store, job, stage) - 1), waiting)
+    if ended.failure in SMALLER_TRIES and stage is Stage.TRAIN:
+        return Again() if _may_shrink(job, stage, ended.failure, job_dir, store) else None
+    if not ended.retried or store.attempts(job.number, stage, mark=progress_mark(job_dir)) >= max_attempts:
+        return None
+    if ended.failure is FailureClass.DISK_FULL:
+        return Again(exits.backoff_seconds(1), Waiting.DISK)
+    # The first time at once: whatever it was may be over.
+    return Again(exits.backoff_seconds(tries(store, job, stage) - 1))
+
+
+def tries(store: Store, job: Job, stage: Stage) -> int:
+    """How often a stage of this job has ended without getting anywhere, this time included."""
+    ends = [event for event in store.events(job.number) if event.get("stage") == stage and "kind" in event]
+    return sum(event["kind"] in (exits.EndKind.WAITS, exits.EndKind.FAILED) for event in ends)
+
+
+def progress_mark(job_dir: JobDir) -> str:
+    """How far the training has come: its newest complete checkpoint, and how small its pieces are.
+
+    Attempts are counted by it, so a job is given up only when it fails again and again at the same place in the same
+    way.
+    """
+    checkpoints = job_dir.path / Stage.TRAIN / "checkpoints"
+    complete = sorted(path.parent.name for path in checkpoints.glob("step-*/COMPLETE.json"))
+    plan = read_plan(job_dir)
+    pieces = plan.get("smaller", 0) if plan else 0
+    return (complete[-1] if complete else "") + (f" smaller {pieces}" if pieces else "")
+
+
+def read_plan(job_dir: JobDir) -> dict[str, Any] | None:
+    """The plan that the next training goes by, if `prepare` has made one."""
+    try:
+        plan: dict[str, Any] = json.loads(plan_file(job_dir).read_text())
+    except FileNotFoundError:
+        return None
+    return plan
+
+
+def plan_file(job_dir: JobDir) -> Path:
+    return job_dir.path / Stage.PREPARE / "plan.json"
+
+
+def _may_shrink(job: Job, stage: Stage, failure: FailureClass, job_dir: JobDir, store: Store) -> bool:
+    """Write a smaller plan for the next try. False when there was the last one, or it cannot get smaller."""
+    events = store.events(job.number)
+    times = sum(event.get("failure") == failure and event.get("stage") == stage for event in events)
+    plan = read_plan(job_dir)
+    if plan is None or times > SMALLER_TRIES[failure]:
+        return False
+    smaller = smaller_plan(plan, WORDS[failure], may_recompute=_may_recompute(job_dir))
+    if smaller is None:
+        # The guard may have stopped it for what something else took: once more as it is, when memory is back.
+        return failure is FailureClass.MEMORY_GUARD
+    write_json(plan_file(job_dir), smaller | {"smaller": plan.get("smaller", 0) + 1})
+    return True
+
+
+def _may_recompute(job_dir: JobDir) -> bool:
+    recipe = json.loads((job_dir.path / Stage.CHECK / "recipe.json").read_text())
+    return bool(recipe["gradient_checkpointing"] is not False)
