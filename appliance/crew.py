@@ -87,7 +87,7 @@ class Crew:
             job = self._store.job(number) or running.job
             seconds = now - running.began
             job, end = self._pipeline.end(
-                job, running.stage, code, seconds=seconds, now=wall, instead=self._why_ended(running, code)
+                job, running.stage, code, seconds=seconds, now=wall, instead=self._why_ended(running)
             )
             # Not before it is written down: a turn that fails above is gone through again.
             del self.running[number]
@@ -97,10 +97,10 @@ class Crew:
             ended.append((job, running.stage, end))
         return ended
 
-    def _why_ended(self, running: Running, code: int) -> StageEnd | None:
-        """What ended a stage where its exit code does not tell: we did. A result counts all the same."""
+    def _why_ended(self, running: Running) -> StageEnd | None:
+        """What ended a stage where its exit code does not tell: we did."""
         trip = self._tripped(running)
-        if code == 0 or (running.stop_asked is None and trip is None):
+        if running.stop_asked is None and trip is None:
             return None
         if trip is not None and self._guard is not None and running.stop_reason is not StopReason.CANCELLED:
             return StageEnd(EndKind.FAILED, describe(trip, self._guard.floors), failure=FailureClass.MEMORY_GUARD)

@@ -56,7 +56,8 @@ def explain_exit(
     stage: Stage, code: int, *, has_result: bool, has_problems: bool, failure: Mapping[str, Any] | None
 ) -> StageEnd:
     """What a stage's exit code means together with what the stage left behind."""
-    if code == 0 and has_result:
+    if has_result:
+        # Written last: whatever ended the process after that, the stage was done.
         return StageEnd(EndKind.DONE)
     if code == 2 and has_problems:
         return StageEnd(EndKind.REJECTED)

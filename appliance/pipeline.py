@@ -127,13 +127,14 @@ class Pipeline:
     ) -> tuple[Job, StageEnd]:
         """Take note of a stage that ended, and decide what becomes of the job.
 
-        `instead` says what the exit code meant, where that is known better: when we ended the stage ourselves.
+        `instead` says why a stage without a result ended, where we know it better than from the exit code.
         """
         job_dir = self.dir(job)
-        ended = instead or exits.explain_exit(
+        has_result = job_dir.result(stage) is not None
+        ended = (None if has_result else instead) or exits.explain_exit(
             stage,
             code,
-            has_result=job_dir.result(stage) is not None,
+            has_result=has_result,
             has_problems=bool(job_dir.problems(stage)),
             failure=job_dir.failure(stage),
         )

@@ -1,12 +1,13 @@
 """Where a job stands on the line, which stage starts next, and what the end of a stage means."""
 
+import errno
 import signal
 from pathlib import Path
 
 import pytest
 
 from appliance.errors import ApplianceError
-from appliance.exits import EndKind, StageEnd, backoff_seconds, explain_exit
+from appliance.exits import EndKind, StageEnd, backoff_seconds, explain_exit, explain_refusal
 from appliance.job import FailureClass, Job, JobState, Lane, Outcome, Priority, Stage, Waiting, move, outbox_name
 from appliance.job_dir import JobDir
 from appliance.pipeline import next_stage, startable
@@ -92,6 +93,10 @@ def test_success_without_a_result_is_a_failure():
     assert explain(0).failure is FailureClass.WORKER_CRASHED
 
 
+def test_a_stage_killed_after_its_result_was_written_is_done():
+    assert explain(-signal.SIGKILL, result=True).kind is EndKind.DONE
+
+
 def test_a_failure_says_its_own_class():
     end = explain(1, failure={"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
     assert (end.failure, end.retried) == (FailureClass.NONFINITE_LOSS, False)
@@ -101,6 +106,36 @@ def test_sigkill_most_likely_means_memory_and_is_tried_again():
     end = explain(-signal.SIGKILL)
     assert "memory" in end.message
     assert end.retried
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (errno.ENOSPC, 5, "disk_full"),
+        (errno.EDQUOT, 5, "disk_full"),
+        (errno.EIO, 5, "disk_full"),
+        (errno.EACCES, 3, "disk"),
+        (errno.EROFS, 3, "disk"),
+        (errno.ESTALE, 3, "disk"),
+        (errno.EMFILE, 1, "worker_crashed"),
+    ],
+)
+def test_what_the_system_refuses_has_a_class_without_a_word_of_the_path(number: int, code: int, word: str):
+    said, failure = explain_refusal(OSError(number, "refused", "/state/jobs/0001-secret/train/adapter"))
+    assert failure is not None
+    assert (said, failure.get("failure") or failure.get("waiting")) == (code, word)
+    assert "secret" not in str(failure["message"])
+
+
+def test_a_disk_too_full_to_say_so_is_told_by_the_exit_code():
+    assert explain(5).failure is FailureClass.DISK_FULL
+    assert explain(3).waiting is Waiting.DISK
+
+
+def test_a_clock_that_was_set_back_does_not_prolong_a_pause():
+    jobs = [(a_job(1, not_before=1_000_000.0), Stage.TRAIN)]
+    assert startable(jobs, [], now=1_000_000.0 - 1800) == []
+    assert [job.number for job, _ in startable(jobs, [], now=0.0)] == [1]
 
 
 def test_a_fault_of_our_own_is_not_tried_again():
