@@ -19,6 +19,8 @@ from appliance.job_dir import JobDir
 from appliance.settings import PREFIX, SECRETS, Settings
 
 PARENT: Final = "_APPLIANCE_PARENT_PID"
+# Where secrets lie, for those stages that hide them from themselves (`stages/confinement.py`).
+HIDDEN: Final = "_APPLIANCE_HIDDEN"
 # What a stage may see of the daemon's own environment.
 PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
 FOR_NETWORK: Final = (
@@ -99,7 +101,13 @@ def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str
     }
     caches = _cache_folders(settings, environment)
     folders = {f"{PREFIX}{name.upper()}": str(getattr(settings, name).resolve()) for name in _FOLDERS}
-    own = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "PYTHONPATH": environment.get("PYTHONPATH", "")}
+    hidden = os.pathsep.join(map(str, settings.secret_files()))
+    own = {
+        PARENT: str(os.getpid()),
+        HIDDEN: hidden,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": environment.get("PYTHONPATH", ""),
+    }
     if stage is not Stage.FETCH:
         return passed | ours | caches | folders | own | {"HF_HUB_OFFLINE": "1"}
     network = {name: environment[name] for name in FOR_NETWORK if name in environment}

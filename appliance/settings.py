@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     notify_urls: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
     heartbeat_url: str | None = Field(None, repr=False)
 
+    _secret_files: tuple[Path, ...] = PrivateAttr(())
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -103,6 +105,10 @@ class Settings(BaseSettings):
         values = (self.api_token, self.read_token, self.hub_token, self.hub_read_token, self.heartbeat_url)
         return tuple(value for value in (*values, *self.notify_urls) if value)
 
+    def secret_files(self) -> tuple[Path, ...]:
+        """Where secrets lie on this machine: the files that were named, and `.env`."""
+        return self._secret_files
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Self:
         """Settings from the environment over `.env` over the defaults.
@@ -111,7 +117,8 @@ class Settings(BaseSettings):
         """
         environment = os.environ if environment is None else environment
         # An empty value says nothing: compose passes one on for every variable that is not set.
-        given = [*dotenv_values(dotenv or ".env").items(), *environment.items()]
+        dotenv = dotenv or Path(".env")
+        given = [*dotenv_values(dotenv).items(), *environment.items()]
         ours = [(name, text) for name, text in given if name.upper().startswith(PREFIX) and text]
         values, problems, hints = _read_variables(ours, set(cls.model_fields))
         try:
@@ -122,7 +129,12 @@ class Settings(BaseSettings):
             hints.append("README.md lists the settings and their values.")
         if problems:
             raise SettingsError("; ".join(problems), hint="\n".join(dict.fromkeys(hints)))
+        files = [Path(text) for name, text in ours if name.upper() in _SECRET_FILES and text]
+        settings._secret_files = tuple(path.absolute() for path in (dotenv, *files))
         return settings
+
+
+_SECRET_FILES = {f"{PREFIX}{name}_FILE" for name in SECRETS}
 
 
 def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str], list[str]]:

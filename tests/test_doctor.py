@@ -144,6 +144,13 @@ def test_beyond_loopback_the_pages_need_a_read_token(machine: Path):
     assert "make secrets" in str(secret.remedy)
 
 
+def test_a_secret_in_the_environment_belongs_into_a_file(machine: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("APPLIANCE_HUB_TOKEN", "hf_" + "x" * 30)
+    secret, *_ = found("secrets")
+    assert secret.level is Level.WARNING
+    assert "APPLIANCE_HUB_TOKEN_FILE=" in str(secret.remedy)
+
+
 def test_settings_that_cannot_be_used_are_a_finding(machine: Path):
     done = doctor(machine, APPLIANCE_API_TOKEN_FILE="secrets/api_token")
     assert done.returncode == 3

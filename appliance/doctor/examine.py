@@ -29,6 +29,7 @@ LOCAL: Final[tuple[Check, ...]] = (
     machine.check_memory,
     folders.check_disks,
     machine.check_versions,
+    machine.check_isolation,
     machine.check_host,
 )
 # These ask others over the network; `appliance doctor` alone runs them, never the start.

@@ -14,7 +14,7 @@ from appliance.doctor.finding import Finding, ok, problem, warning
 from appliance.errors import InputError
 from appliance.models import cache_folder
 from appliance.recipe_yaml import parse_recipe
-from appliance.settings import Settings
+from appliance.settings import PREFIX, SECRETS, Settings
 from appliance.texts.wording import plural, size
 
 GB: Final = 10**9
@@ -65,6 +65,12 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
 
 def check_secrets(settings: Settings) -> Iterator[Finding]:
     """Secrets that could not be read are an error of the settings; here is what else is amiss with them."""
+    for name in SECRETS:
+        if os.environ.get(PREFIX + name):
+            message = f"{PREFIX}{name} stands in the environment, which every process of this user can read"
+            yield warning(
+                "secrets", message, f"put it into a file and name that: {PREFIX}{name}_FILE=secrets/{name.lower()}"
+            )
     missing = [name for name in ("api_token", "read_token") if getattr(settings, name) is None]
     beyond_loopback = not settings.listen.startswith(("127.", "localhost:", "[::1]:"))
     if "api_token" in missing:

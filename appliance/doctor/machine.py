@@ -10,7 +10,7 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-from appliance import __version__, surroundings
+from appliance import __version__, sandbox, surroundings
 from appliance.doctor.finding import Finding, ok, problem, warning
 from appliance.hardware import gpu_memory_bytes
 from appliance.memory import read_memory
@@ -59,6 +59,18 @@ def check_host(_settings: Settings) -> Iterator[Finding]:
         yield warning("user", "the appliance runs as root in its container", remedy)
     else:
         yield ok("user", f"runs as user {user}, group {os.getegid()}", {"uid": user, "gid": os.getegid()})
+
+
+def check_isolation(_settings: Settings) -> Iterator[Finding]:
+    """The kernel can take from a training what it does not need."""
+    version = sandbox.landlock_version()
+    if version == 0:
+        message = "the kernel has no Landlock: trainings cannot be kept from reading secrets and other jobs' rows"
+        remedy = surroundings.on_host("add landlock to the kernel's lsm= list (cat /sys/kernel/security/lsm)")
+        yield warning("isolation", message, remedy, {"landlock": 0})
+    else:
+        message = f"trainings get no internet socket and see no secret (Landlock {version})"
+        yield ok("isolation", message, {"landlock": version})
 
 
 def check_versions(_settings: Settings) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from appliance.exits import STOPPED, explain_refusal
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
+from appliance.stages.confinement import CONFINED, confine
 
 OOM_SCORE = 500
 
@@ -28,7 +29,10 @@ def main() -> int:
     _die_with_parent()
     _die_first(stage)
     _stop_on_sigterm()
-    return run(stage, job, Settings.load())
+    settings = Settings.load()
+    if stage in CONFINED:
+        confine(stage, job, settings)
+    return run(stage, job, settings)
 
 
 def run(stage: Stage, job: JobDir, settings: Settings) -> int:
