@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install tools demo check test soak lock demo-model
+.PHONY: help install tools demo check test soak lock demo-model secrets image test-container
 
 bin := .venv/bin
 
@@ -22,10 +22,19 @@ check: tools ## Lint, format, types, and which layer may import which
 	@report=$$($(bin)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 
 test: check ## What CI runs: the checks and every test but the long ones (PYTEST_ARGS="-k labels" picks some)
-	@$(bin)/python -m pytest -m "not soak" $(PYTEST_ARGS)
+	@$(bin)/python -m pytest -m "not soak and not container" $(PYTEST_ARGS)
 
 soak: tools ## The long tests: every crash point, hundreds of jobs, gigabyte files
 	@$(bin)/python -m pytest -m soak $(PYTEST_ARGS)
+
+secrets: ## Passwords, tokens and .env for compose.yaml (what is there already stays)
+	@container/secrets.sh
+
+image: install ## Build the container images, also where no image registry can be reached
+	@$(bin)/python -m tests.container.images
+
+test-container: tools ## Build the images and try the whole stack for real
+	@$(bin)/python -m pytest -m container tests/container $(PYTEST_ARGS)
 
 lock: ## Resolve requirements/*.lock again (UPGRADE=1 takes the newest versions admitted)
 	@requirements/lock.sh
