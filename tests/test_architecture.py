@@ -15,7 +15,19 @@ import appliance
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"bitsandbytes", "datasets", "peft", "pyarrow", "torch", "transformers", "trl", "unsloth", "unsloth_zoo"}
-TARGETS = ["help", "install", "demo", "check", "test", "soak", "lock", "demo-model"]
+TARGETS = [
+    "help",
+    "install",
+    "demo",
+    "check",
+    "test",
+    "soak",
+    "lock",
+    "demo-model",
+    "secrets",
+    "image",
+    "test-container",
+]
 
 
 def tracked_files() -> list[Path]:
