@@ -12,14 +12,9 @@ import psutil
 import pytest
 
 from appliance.job import JobState
-from appliance.metrics import make_registry
-from appliance.web.access import Access, allowed_hosts
-from appliance.web.app import make_app
-from appliance.web.server import WebServer
-from appliance.web.site import Site
 from appliance.web.uploads import MOST_FILES, remove_unfinished
-from tests.box import Box
-from tests.served import API_TOKEN, Client, Served, file_part, form_part
+from tests.served import API_TOKEN, Served, file_part, form_part
+from tests.whole import Whole
 
 BEARER = {"Authorization": f"Bearer {API_TOKEN}"}
 ROWS = b'{"text": "a"}\n' * 1000
@@ -156,26 +151,6 @@ def until(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-class Whole:
-    """A box with its HTTP port, turned by a thread, as the daemon is."""
-
-    def __init__(self, root: Path, **settings: object) -> None:
-        self.box = Box(root, api_token=API_TOKEN, **settings)
-        appliance = self.box.appliance
-        access = Access(allowed_hosts("127.0.0.1", ()), api_token=API_TOKEN)
-        site = Site(
-            appliance.store, lambda: appliance.view, self.box.settings, appliance.places.jobs, access, time.time
-        )
-        registry = make_registry(appliance.store, lambda: appliance.view, time.time)
-        self.server = WebServer(make_app(site, registry), "127.0.0.1:0", stopping=site.stopping)
-        self.server.start()
-        self.client = Client(self.server.address)
-
-    def stop(self) -> None:
-        self.server.stop()
-        self.box.stop()
 
 
 def test_an_uploaded_file_goes_all_the_way(tmp_path):

@@ -1,0 +1,190 @@
+"""The dashboard of the machine: memory, GPU, disks, and the daemon itself."""
+
+from monitoring.panels import Row, lines, table
+
+RATE = "$__rate_interval"
+
+MACHINE = (
+    Row(
+        "Memory",
+        (
+            lines(
+                "Unified memory",
+                "Memory in use by everything on the machine, and the floors at which a training is stopped.",
+                "bytes",
+                ("appliance_memory_total_bytes - appliance_memory_available_bytes", "in use"),
+                (
+                    "appliance_memory_total_bytes - on (instance) group_right () appliance_memory_guard_bytes",
+                    "{{floor}} floor",
+                ),
+                ("appliance_memory_total_bytes", "all"),
+                must=True,
+                width=12,
+                height=9,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Pressure",
+                "Share of time in which some task, and in which every task, waited for memory.",
+                "percentunit",
+                (f"rate(appliance_memory_pressure_waiting_seconds_total[{RATE}])", "some wait"),
+                (f"rate(appliance_memory_pressure_stalled_seconds_total[{RATE}])", "all wait"),
+                width=6,
+                height=9,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Swap and the guard",
+                "Swap in use, and how often the guard stopped a training in the time shown.",
+                "bytes",
+                ("appliance_swap_used_bytes", "swap"),
+                ("sum by (floor) (increase(appliance_memory_guard_trips_total[$__range])) > 0", "trips: {{floor}}"),
+                must=True,
+                width=6,
+                height=9,
+                defaults={"min": 0},
+            ),
+        ),
+    ),
+    Row(
+        "GPU",
+        (
+            table(
+                "GPUs",
+                "appliance_gpu_info",
+                "Name, driver, and whether its memory is the machine's.",
+                width=24,
+                height=4,
+            ),
+            lines(
+                "Utilisation",
+                "Share of time in which a kernel ran.",
+                "percentunit",
+                ("appliance_gpu_utilization_ratio", "GPU {{gpu}}"),
+                width=6,
+                defaults={"min": 0, "max": 1},
+            ),
+            lines(
+                "Clock against its maximum",
+                "A busy GPU below 1.4 GHz is held down by its power supply or by heat.",
+                "hertz",
+                ("appliance_gpu_sm_clock_hertz", "GPU {{gpu}}"),
+                ("appliance_gpu_sm_clock_max_hertz", "GPU {{gpu}}, maximum"),
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Power",
+                "What the GPU draws.",
+                "watt",
+                ("appliance_gpu_power_watts", "GPU {{gpu}}"),
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Temperature", "Of the chip.", "celsius", ("appliance_gpu_temperature_celsius", "GPU {{gpu}}"), width=6
+            ),
+            lines(
+                "Why the clock is held down",
+                "1 while a reason holds.",
+                "short",
+                ("appliance_gpu_throttle_active", "GPU {{gpu}}, {{reason}}"),
+                width=12,
+                defaults={"min": 0, "max": 1},
+            ),
+            lines(
+                "Time held down",
+                "Share of time, by reason.",
+                "percentunit",
+                (f"rate(appliance_gpu_throttle_seconds_total[{RATE}])", "GPU {{gpu}}, {{reason}}"),
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Questions that failed",
+                "To the GPU's driver, in the time shown.",
+                "short",
+                ("sum by (query) (increase(appliance_gpu_query_errors_total[$__range])) > 0", "{{query}}"),
+                width=6,
+                defaults={"min": 0},
+            ),
+        ),
+    ),
+    Row(
+        "Disk",
+        (
+            lines(
+                "Free",
+                "Where each folder lies.",
+                "bytes",
+                ("appliance_disk_free_bytes", "{{volume}}"),
+                must=True,
+                width=12,
+                defaults={"min": 0},
+            ),
+            lines(
+                "In use",
+                "Share of the file system where each folder lies.",
+                "percentunit",
+                ("1 - appliance_disk_free_bytes / appliance_disk_size_bytes", "{{volume}}"),
+                must=True,
+                width=6,
+                defaults={"min": 0, "max": 1},
+            ),
+            lines(
+                "Base models",
+                "Downloaded, and put into the models folder.",
+                "bytes",
+                ("appliance_model_cache_bytes", "models"),
+                must=True,
+                width=6,
+                defaults={"min": 0},
+            ),
+        ),
+    ),
+    Row(
+        "The appliance itself",
+        (
+            lines(
+                "Memory of the daemon",
+                "Resident.",
+                "bytes",
+                ('process_resident_memory_bytes{job="appliance"}', "daemon"),
+                must=True,
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Processor time of the daemon",
+                "Of one core.",
+                "percentunit",
+                (f'rate(process_cpu_seconds_total{{job="appliance"}}[{RATE}])', "daemon"),
+                must=True,
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Age of the last turn",
+                "Of each loop.",
+                "s",
+                ("time() - (appliance_loop_heartbeat_timestamp_seconds > 0)", "{{loop}}"),
+                must=True,
+                width=6,
+                defaults={"min": 0},
+            ),
+            lines(
+                "Errors and notifications",
+                "Turns that met an error, and notifications by what became of them, in the time shown.",
+                "short",
+                ("sum by (loop) (increase(appliance_loop_errors_total[$__range]))", "errors: {{loop}}"),
+                (
+                    "sum by (outcome) (increase(appliance_notifications_total[$__range])) > 0",
+                    "notifications {{outcome}}",
+                ),
+                must=True,
+                width=6,
+                defaults={"min": 0},
+            ),
+        ),
+    ),
+)
