@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def manifest_sha256(directory: Path) -> str:
+    """The hash of a manifest: who knows it can tell whether anything in the directory was changed."""
+    return _sha256(directory / MANIFEST)
+
+
 def find_result(outbox: Path, job_id: str) -> Path | None:
     """The directory of a job in the outbox, whatever its outcome."""
     names = (path for path in outbox.glob(f"{job_id}*") if path.name == job_id or path.name.startswith(f"{job_id}."))
@@ -81,8 +87,15 @@ def _file_entry(root: Path, path: Path) -> dict[str, Any]:
 
 
 def may_leave(name: str) -> bool:
-    """Whether a file of a result may be pushed to the Hub: weights, card and aggregates; never rows or logs."""
-    return name in ("recipe.yaml", "eval.json") or name.startswith("adapter/")
+    """Whether a file of a result may be pushed to the Hub: weights, tokenizer, card and aggregates; never rows or logs.
+
+    By kind, and not by folder: whatever else comes to lie beside the adapter stays here.
+    """
+    return name in ("recipe.yaml", "eval.json") or bool(_OF_AN_ADAPTER.fullmatch(name))
+
+
+_KINDS: Final = "safetensors|json|jinja|txt|model|md"
+_OF_AN_ADAPTER: Final = re.compile(rf"adapter/(?!trainer_state)\w[\w.-]*\.({_KINDS})", re.ASCII)
 
 
 def _files(root: Path) -> Iterator[Path]:

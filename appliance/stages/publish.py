@@ -34,4 +34,4 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         fill=fill_staging,
         facts=lambda: manifest_facts(ending),
     )
-    return {"path": path.name, "stage": Stage.PUBLISH}
+    return {"path": path.name, "stage": Stage.PUBLISH, "manifest_sha256": outbox.manifest_sha256(path)}
