@@ -138,6 +138,17 @@ def cancel(job: JobName) -> None:
 
 
 @app.command()
+def push(job: JobName) -> None:
+    """Push a result to the Hub now, whatever its verdict.
+
+    Example: appliance push 7
+    """
+    from appliance.commands.ask import push as run
+
+    run(job)
+
+
+@app.command()
 def pause() -> None:
     """Start no more trainings until `resume`.
 

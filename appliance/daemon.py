@@ -28,6 +28,7 @@ from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.pipeline import Pipeline, next_stage
 from appliance.processes import boot_id, start_stage
+from appliance.pushes import Pushes
 from appliance.reception import Reception
 from appliance.settings import Settings
 from appliance.status_files import StatusFiles, kept_until
@@ -97,13 +98,15 @@ class Appliance:
         rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
         self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id, rules)
         self.guard = guard or MemoryGuard(memory_floors(settings, read_memory().total_bytes))
+        start = start or partial(start_stage, settings=settings)
         self.crew = Crew(
             self.pipeline,
             self.store,
-            start=start or partial(start_stage, settings=settings),
+            start=start,
             guard=self.guard,
             stall_seconds=settings.stall_minutes * 60,
         )
+        self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
@@ -118,6 +121,7 @@ class Appliance:
             shutil.rmtree(unfinished, ignore_errors=True)
         for job in self.crew.recover(boot_id=self._boot_id, wall=wall):
             logger.info("goes on after an interruption", extra={"job": job.id})
+        self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
         for job in self._ended_with_files():
             self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
@@ -148,6 +152,7 @@ class Appliance:
         self.crew.watch(now)
         self.reap_stages(now, wall)
         self.start_stages(now, wall)
+        self.push_adapters(now, wall)
         self.expire(now, wall)
         self.show(now, wall)
 
@@ -170,6 +175,8 @@ class Appliance:
                 logger.info("queue %sd", request.action)
             case "cancel" if request.target.isdigit():
                 self.cancel(int(request.target), now, wall)
+            case "push" if request.target.isdigit():
+                self.pushes.ask(int(request.target), wall=wall)
 
     def cancel(self, number: int, now: float, wall: float) -> None:
         """Stop a job wherever it is. One that is being published is finished instead."""
@@ -202,6 +209,10 @@ class Appliance:
         waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
         gpu = (Waiting.PAUSED, "") if self._paused() else None
         self.crew.start(waiting, now, wall=wall, gpu=gpu)
+
+    def push_adapters(self, now: float, wall: float) -> None:
+        self.pushes.reap(now, wall=wall)
+        self.pushes.start(now, wall=wall)
 
     def expire(self, now: float, wall: float) -> None:
         """Remove the datasets in the state folder whose time is over, and the labels that were made of them."""
@@ -266,10 +277,12 @@ class Appliance:
     def stop(self) -> None:
         """Ask every stage to stop and wait for them; each has its own grace time, then it is killed."""
         self.crew.stop_all(time.monotonic())
-        while self.crew.running:
+        self.pushes.stop(time.monotonic())
+        while self.crew.running or self.pushes.running:
             now = time.monotonic()
             self.crew.watch(now)
             self.crew.reap(now, wall=time.time())
+            self.pushes.reap(now, wall=time.time())
             self.wake.wait(0.1)
         self.guard.close()
         self.reception.close()

@@ -24,6 +24,7 @@ class Stage(StrEnum):
     TRAIN = "train"
     VERIFY = "verify"
     PUBLISH = "publish"
+    PUSH = "push"
 
 
 class Lane(StrEnum):
@@ -43,6 +44,8 @@ LANES: Final[Mapping[Stage, Lane]] = {
     Stage.VERIFY: Lane.GPU,
     # A lane of its own: a finished job never waits behind the check of a large file.
     Stage.PUBLISH: Lane.OUT,
+    # After the end of the job, one at a time, beside the fetches of others.
+    Stage.PUSH: Lane.NET,
 }
 
 

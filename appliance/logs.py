@@ -3,6 +3,8 @@
 A line is about a job when it is logged with `extra={"job": job.id}`.
 """
 
+import atexit
+import io
 import json
 import logging
 import re
@@ -11,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, ParamSpec
+from typing import Literal, ParamSpec, TextIO
 
 P = ParamSpec("P")
 Redact = Callable[[str], str]
@@ -46,6 +48,44 @@ def redactor(secrets: Iterable[str]) -> Redact:
     known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
     pattern = re.compile("|".join([*map(re.escape, known), _TOKENS]))
     return lambda text: pattern.sub(REDACTED, text)
+
+
+class _RedactedText(io.TextIOBase):
+    """A stream that passes on whole lines, without secrets: one that is written in two pieces is found as well."""
+
+    def __init__(self, stream: TextIO, redact: Redact) -> None:
+        self._stream, self._redact, self._open_line = stream, redact, ""
+
+    def write(self, text: str, /) -> int:
+        text = self._open_line + text
+        end = max(text.rfind("\n"), text.rfind("\r")) + 1
+        if end:
+            self._stream.write(self._redact(text[:end]))
+            self._stream.flush()
+        self._open_line = text[end:]
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing before the end of the line: it may still become a secret."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.write(self._redact(self._open_line))
+            self._stream.flush()
+            self._open_line = ""
+        super().close()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+def redact_output(secrets: Iterable[str]) -> None:
+    """Take `secrets`, and whatever looks like a token, out of all that this process prints, tracebacks too."""
+    redact = redactor(secrets)
+    for name in ("stdout", "stderr"):
+        clean = _RedactedText(getattr(sys, name), redact)
+        setattr(sys, name, clean)
+        atexit.register(clean.close)
 
 
 def _clean(make: Callable[P, logging.LogRecord], redact: Redact) -> Callable[P, logging.LogRecord]:

@@ -39,7 +39,7 @@ CAPACITY: Final = {Lane.CPU: 2, Lane.NET: 2, Lane.GPU: 1, Lane.OUT: 1}
 RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
 # Small, without rows, and what a person asks for afterwards.
-KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json")
+KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json", "recipe.json")
 
 
 def next_stage(job: Job, job_dir: JobDir) -> Stage:
@@ -268,6 +268,8 @@ class Pipeline:
         )
         self.store.save(job)
         self.store.count("jobs_finished_total", {"outcome": job.state})
+        if job.push is Push.WITHHELD:
+            self.store.count("hub_pushes_total", {"outcome": "withheld"})
         return job
 
     def _push(self, job_dir: JobDir, verdict: Verdict | None) -> Push:

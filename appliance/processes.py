@@ -5,6 +5,7 @@ nothing: no token and no variable of the daemon's that the stage does not need. 
 death signal that a stage asks for follows the thread that started it.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from appliance.exits import STOPPED
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.settings import PREFIX, SECRETS, Settings
@@ -27,7 +29,11 @@ FOR_NETWORK: Final = (
     *("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-SECRET_VARIABLES: Final = frozenset(PREFIX + name + ending for name in SECRETS for ending in ("", "_FILE"))
+# No stage notifies anybody, and the addresses carry keys.
+SECRET_VARIABLES: Final = frozenset(
+    [PREFIX + name + ending for name in SECRETS for ending in ("", "_FILE")]
+    + [PREFIX + name for name in ("NOTIFY_URLS", "HEARTBEAT_URL", "BEFORE_TRAIN_URL", "AFTER_TRAIN_URL")]
+)
 
 
 class StageProcess(Protocol):
@@ -94,7 +100,7 @@ def start_stage(stage: Stage, job: JobDir, settings: Settings, *, command: Comma
 
 
 def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a stage: the reading token for fetch alone, and network settings for it alone."""
+    """The whole environment of a stage: network settings and a token for fetch (reading) and push (writing) alone."""
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
     ours = {
         name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in SECRET_VARIABLES
@@ -108,13 +114,16 @@ def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": environment.get("PYTHONPATH", ""),
     }
-    if stage is not Stage.FETCH:
+    if stage not in _TOKENS:
         return passed | ours | caches | folders | own | {"HF_HUB_OFFLINE": "1"}
     network = {name: environment[name] for name in FOR_NETWORK if name in environment}
-    token = {f"{PREFIX}HUB_READ_TOKEN": settings.hub_read_token} if settings.hub_read_token else {}
+    value = getattr(settings, _TOKENS[stage])
+    token = {PREFIX + _TOKENS[stage].upper(): value} if value else {}
     return passed | ours | caches | folders | own | network | token
 
 
+# The stages with network, and the one token that each may have.
+_TOKENS: Final = {Stage.FETCH: "hub_read_token", Stage.PUSH: "hub_token"}
 _FOLDERS = ("inbox", "outbox", "recipes", "state", "models")
 
 
@@ -132,6 +141,18 @@ def _cache_folders(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
     }
+
+
+def die_with_parent(parent: int | None) -> None:
+    """Ask the kernel to end this process when the thread that started it ends, however it ends.
+
+    PR_SET_PDEATHSIG (1) follows the thread that spawned us. A parent already gone is seen in getppid: then this exits.
+    """
+    if parent is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(STOPPED)
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     keep_finished_days: float = Field(30, ge=0)
 
     # Hub
-    hub_org: str | None = None
+    hub_org: Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=96)] | None = None
     hub_push: bool = True
     hub_push_when: Literal["improved", "not_worse", "not_broken"] = "not_worse"
     hub_allow_public: bool = False

@@ -61,6 +61,21 @@ STEPS = (
     """
     CREATE INDEX jobs_by_push ON jobs (json_extract(record, '$.push'));
     """,
+    """
+    CREATE TABLE pushes (
+        number INTEGER PRIMARY KEY REFERENCES jobs (number) ON DELETE CASCADE,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        next_try REAL NOT NULL DEFAULT 0,
+        result TEXT,
+        message TEXT NOT NULL DEFAULT '',
+        hint TEXT,
+        repository TEXT,
+        url TEXT,
+        boot_id TEXT,
+        pid INTEGER,
+        pid_started INTEGER
+    ) STRICT;
+    """,
 )
 
 SCHEMA_VERSION = len(STEPS)

@@ -11,7 +11,7 @@ from appliance.daemon import Appliance
 from appliance.guard import MemoryGuard
 from appliance.job import ENDED, Job, Stage
 from appliance.memory import Reading, memory_floors, read_machine
-from appliance.processes import start_stage
+from appliance.processes import Command, stage_command, start_stage
 from appliance.settings import Settings
 
 FAKE = Path(__file__).parent / "fake_stage.py"
@@ -22,10 +22,23 @@ def fake_command(stage: Stage, job: Path) -> list[str]:
     return [sys.executable, str(FAKE), stage, str(job)]
 
 
+def fake_but_push(stage: Stage, job: Path) -> list[str]:
+    """Made-up stages; only pushing is the real thing, towards whichever Hub HF_ENDPOINT names."""
+    return stage_command(stage, job) if stage is Stage.PUSH else fake_command(stage, job)
+
+
 class Box:
     """An appliance on folders of its own, turned by the test."""
 
-    def __init__(self, root: Path, *, reading: Callable[[], Reading] = read_machine, **settings: object) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        command: Command = fake_command,
+        reading: Callable[[], Reading] = read_machine,
+        **settings: object,
+    ) -> None:
+        self.command = command
         (root / "recipes").mkdir(exist_ok=True)
         (root / "recipes" / "default.yaml").write_text("base_model: demo\n")
         folders = {name: root / name for name in ("inbox", "outbox", "recipes", "state", "models")}
@@ -37,7 +50,7 @@ class Box:
         self.start()
 
     def start(self) -> None:
-        start = partial(start_stage, settings=self.settings, command=fake_command)
+        start = partial(start_stage, settings=self.settings, command=self.command)
         floors = memory_floors(self.settings, self.reading().memory.total_bytes)
         guard = MemoryGuard(floors, read=lambda: self.reading(), clock=lambda: time.monotonic() + self.shift)
         self.appliance = Appliance(self.settings, start=start, guard=guard)
@@ -65,8 +78,8 @@ class Box:
         self.appliance.guard.look()
         self.appliance.tick(time.monotonic() + self.shift, time.time() + self.shift)
 
-    def turn_until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + DEADLINE_SECONDS
+    def turn_until(self, condition: Callable[[], bool], *, seconds: float = DEADLINE_SECONDS) -> None:
+        end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, [self.job(n) for n in range(1, 4)]
             self.tick()

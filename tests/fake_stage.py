@@ -4,7 +4,7 @@ What it does is told by the first row of the dropped dataset, `{"train": "sleep"
 `sleep` works until it is asked to stop, `crash once` and `sleep once` only the first time, `reject` refuses the input,
 `wait` says that the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM,
 `need N` runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that
-the row names.
+the row names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the result holds one that can be pushed.
 """
 
 import json
@@ -16,8 +16,11 @@ from pathlib import Path
 
 from appliance import outbox
 from appliance.errors import Problem
-from appliance.job import Outcome, Stage, outbox_name
+from appliance.job import Job, Outcome, Stage, outbox_name
 from appliance.job_dir import JobDir, ProgressWriter
+from appliance.pushing import PushError, PushResult
+from appliance.recipe import Hub, Recipe
+from appliance.recipe_yaml import recipe_as_yaml
 
 RESULTS = {
     Stage.CHECK: {"base_model": "demo", "method": "sft", "priority": "normal"},
@@ -29,6 +32,8 @@ DEADLINE_SECONDS = 120
 
 def main() -> int:
     stage, job_dir = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]))
+    if stage is Stage.PUSH:
+        return push(job_dir)
     if stage is Stage.PUBLISH:
         publish(job_dir)
     else:
@@ -36,7 +41,10 @@ def main() -> int:
         if code:
             return code
     verdict = {"verdict": script(job_dir).get("verdict", "improved")} if stage is Stage.VERIFY else {}
-    job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **verdict})
+    if stage is Stage.CHECK and "adapter" in script(job_dir):
+        (job_dir.stage(stage) / "recipe.json").write_text(recipe_of(job_dir).model_dump_json())
+    published = {"manifest_sha256": manifest_sha256(job_dir)} if stage is Stage.PUBLISH else {}
+    job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **verdict, **published})
     return 0
 
 
@@ -100,11 +108,24 @@ def sleep(*, stop: bool) -> int:
     return 4
 
 
+def push(job_dir: JobDir) -> int:
+    """A Hub that is away until a file `hub-is-back` lies beside the state folder."""
+    if not (Path(os.environ["APPLIANCE_STATE"]).parent / "hub-is-back").exists():
+        error = PushError(PushResult.NETWORK, "the Hub is away")
+        job_dir.write_failure(Stage.PUSH, error.as_json())
+        return error.exit_code
+    facts = {"repository": f"acme/{job_dir.path.name}", "url": "", "commit": "0" * 40, "bytes": 1, "notes": []}
+    job_dir.write_result(Stage.PUSH, facts)
+    return 0
+
+
 def publish(job_dir: JobDir) -> None:
     job = job_dir.read_job()
     facts = job_dir.outcome() or {}
 
     def fill(staging: Path) -> None:
+        if facts["outcome"] == Outcome.SUCCEEDED and "adapter" in script(job_dir):
+            fill_adapter(staging, job_dir, job)
         (staging / "dropped").mkdir()
         for file in job.files:
             (staging / file.path).write_bytes((job_dir.path / file.path).read_bytes())
@@ -112,9 +133,37 @@ def publish(job_dir: JobDir) -> None:
         if plan.exists():
             (staging / "plan.json").write_bytes(plan.read_bytes())
 
-    name = outbox_name(job.id, Outcome(facts["outcome"]))
-    folder = Path(os.environ["APPLIANCE_OUTBOX"])
-    outbox.publish(folder, name, job_uuid=job.uuid, fill=fill, facts=lambda: {"job_uuid": job.uuid, **facts})
+    target = published_directory(job_dir)
+    outbox.publish(
+        target.parent, target.name, job_uuid=job.uuid, fill=fill, facts=lambda: {"job_uuid": job.uuid, **facts}
+    )
+
+
+def fill_adapter(staging: Path, job_dir: JobDir, job: Job) -> None:
+    (staging / "adapter").mkdir()
+    marker = {"installation": job.installation, "job": job.id, "job_uuid": job.uuid, "appliance": "0.1.0"}
+    for name, text in {
+        "adapter/README.md": "---\nlicense: mit\n---\nAn adapter.\n",
+        "adapter/adapter_model.safetensors": f"weights of {job.id}",
+        "adapter/adapter_config.json": "{}",
+        "adapter/appliance.json": json.dumps(marker),
+        "recipe.yaml": recipe_as_yaml(recipe_of(job_dir)),
+        "eval.json": "{}",
+    }.items():
+        (staging / name).write_text(text)
+
+
+def recipe_of(job_dir: JobDir) -> Recipe:
+    return Recipe(base_model="demo", hub=Hub(repo=script(job_dir).get("adapter") or None))
+
+
+def published_directory(job_dir: JobDir) -> Path:
+    facts = job_dir.outcome() or {}
+    return Path(os.environ["APPLIANCE_OUTBOX"]) / outbox_name(job_dir.read_job().id, Outcome(facts["outcome"]))
+
+
+def manifest_sha256(job_dir: JobDir) -> str:
+    return outbox.manifest_sha256(published_directory(job_dir))
 
 
 if __name__ == "__main__":

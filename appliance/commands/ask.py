@@ -1,16 +1,28 @@
-"""`appliance cancel`, `pause`, `resume`: leave a request for the daemon."""
+"""`appliance cancel`, `push`, `pause`, `resume`: leave a request for the daemon."""
 
 import time
 
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError
-from appliance.job import ENDED
+from appliance.job import ENDED, Outcome
 
 
 class TooLateError(ApplianceError):
     """The job has ended already."""
 
     exit_code = 2
+
+
+class TooEarlyError(ApplianceError):
+    """The job has not ended yet."""
+
+    exit_code = 2
+
+
+class NoHubError(ApplianceError):
+    """Nobody has set where to push, or with which token."""
+
+    exit_code = 3
 
 
 def cancel(name: str) -> None:
@@ -21,6 +33,21 @@ def cancel(name: str) -> None:
         raise TooLateError(f"job {job.id} has ended already: {job.state}")
     store.ask("cancel", str(job.number), now=time.time())
     print(f"job {job.id} will stop; its files come back in outbox/{job.id}.cancelled")
+
+
+def push(name: str) -> None:
+    """Ask the daemon to push a result to the Hub, whatever its verdict and whatever became of it before."""
+    store, settings = open_state()
+    job = find_job(store, name)
+    if job.state not in ENDED:
+        raise TooEarlyError(f"job {job.id} has not ended yet: {job.state}", hint="Ask again when it has succeeded.")
+    if job.outcome is not Outcome.SUCCEEDED:
+        raise TooLateError(f"job {job.id} has no result to push: it ended as {job.outcome}")
+    if settings.hub_org is None or settings.hub_token is None:
+        missing = "APPLIANCE_HUB_ORG" if settings.hub_org is None else "APPLIANCE_HUB_TOKEN_FILE"
+        raise NoHubError(f"this appliance does not push: {missing} is not set", hint="Set it, and restart.")
+    store.ask("push", str(job.number), now=time.time())
+    print(f"job {job.id} will be pushed to {settings.hub_org}; `appliance show {job.number}` says how it goes")
 
 
 def queue(action: str) -> None:

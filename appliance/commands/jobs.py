@@ -11,13 +11,14 @@ from rich.table import Table
 from appliance.commands.follow import how_it_goes, read_progress
 from appliance.commands.state import find_job, open_state
 from appliance.daemon import database_jobs_folder
-from appliance.job import Job, JobState, Waiting
+from appliance.job import Job, JobState, Outcome, Push, Waiting
 from appliance.job_dir import job_to_json
 from appliance.outbox import find_result
 from appliance.progress import Progress
+from appliance.push_store import PushRow, PushStore
 from appliance.settings import Settings
 from appliance.texts.board import WAITS
-from appliance.texts.wording import VERDICTS
+from appliance.texts.wording import PUSHES, VERDICTS, plural
 
 LISTED = 50
 COLOURS = {
@@ -51,17 +52,34 @@ def show(name: str, *, as_json: bool) -> None:
     """Print all that is known of one job."""
     store, settings = open_state()
     job = find_job(store, name)
-    facts = {**_facts(job, settings), "events": store.events(job.number)}
+    hub = PushStore(store).row(job.number)
+    facts = {**_facts(job, settings), "hub": _hub_facts(hub), "events": store.events(job.number)}
     if as_json:
         print(json.dumps(facts, indent=2))
         return
     console = Console(highlight=False)
     console.print(f"[bold]{escape(job.id)}[/bold]  {_state(job)}")
-    for label, value in _lines(job, settings):
+    for label, value in [*_lines(job, settings), *_hub_lines(job, hub)]:
         console.print(f"  {label:<12}{escape(value)}")
     console.print("\n[bold]history[/bold]")
     for event in facts["events"]:
         console.print(f"  {_when(event['time'])}  {escape(_event(event))}")
+
+
+def _hub_facts(hub: PushRow) -> dict[str, Any]:
+    names = ("attempts", "next_try", "result", "message", "hint", "repository", "url")
+    return {name: getattr(hub, name) for name in names}
+
+
+def _hub_lines(job: Job, hub: PushRow) -> list[tuple[str, str]]:
+    """What became of the push, in words; nothing where there is none."""
+    if job.push is Push.OFF or job.outcome is not Outcome.SUCCEEDED:
+        return []
+    lines = [("Hub", f"{job.push}: {PUSHES[job.push]}"), ("", hub.url or ""), ("", hub.message), ("", hub.hint or "")]
+    if job.push is Push.PENDING and hub.attempts:
+        tried = f"tried {plural(hub.attempts, 'time')}, next at {_when(hub.next_try)}"
+        lines.append(("", tried))
+    return [line for line in lines if line[1]]
 
 
 def _facts(job: Job, settings: Settings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Settings whose work comes with a later version. Nobody may believe that they do something already.
 NOT_YET: Final = frozenset(
     {
-        *("hub_allow_public", "hub_token", "allowed_datasets"),
+        *("allowed_datasets",),
         *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes", "max_job_hours"),
         *("max_priority", "train_window", "before_train_url", "after_train_url"),
         *("notify_urls", "heartbeat_url"),
@@ -63,8 +63,8 @@ def serve(*, take_over: bool) -> None:
     web.start()
     for name in sorted(settings.model_fields_set & NOT_YET):
         logger.warning("%s%s has no effect in this version", PREFIX, name.upper())
-    if settings.hub_org is not None:
-        logger.warning("pushing comes with a later version: what passes the quality gate stays pending until then")
+    if settings.hub_org is not None and settings.hub_token is None:
+        logger.warning("HUB_ORG is set and HUB_TOKEN_FILE is not: what passes the quality gate stays pending")
     logger.info("serving %s, results in %s, pages on http://%s:%d", appliance.inbox.path, settings.outbox, *web.address)
     appliance.run()
     web.stop()

@@ -6,7 +6,6 @@ see `failure.json` · 1 it failed, see `failure.json` or, without one, `stage.lo
 """
 
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
@@ -18,6 +17,9 @@ from appliance.errors import InputError, NotReadyError, StageFailure, Stopped
 from appliance.exits import STOPPED, explain_refusal
 from appliance.job import Stage
 from appliance.job_dir import JobDir
+from appliance.logs import redact_output
+from appliance.processes import PARENT, die_with_parent
+from appliance.pushing import PushError
 from appliance.settings import Settings
 from appliance.stages.confinement import CONFINED, confine
 
@@ -26,10 +28,13 @@ OOM_SCORE = 500
 
 def main() -> int:
     stage, job = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]).resolve())
-    _die_with_parent()
+    parent = os.environ.get(PARENT)
+    die_with_parent(int(parent) if parent else None)
     _die_first(stage)
     _stop_on_sigterm()
     settings = Settings.load()
+    if settings.secrets():
+        redact_output(settings.secrets())
     if stage in CONFINED:
         confine(stage, job, settings)
     return run(stage, job, settings)
@@ -62,6 +67,9 @@ def _run(stage: Stage, job: JobDir, settings: Settings) -> int:
     except NotReadyError as error:
         job.write_failure(stage, {"waiting": error.waiting, "message": error.message, "hint": error.hint})
         return error.exit_code
+    except PushError as error:
+        job.write_failure(stage, error.as_json())
+        return error.exit_code
     except StageFailure as error:
         job.write_failure(stage, {"failure": error.failure, "message": error.message, "hint": error.hint})
         return error.exit_code
@@ -69,19 +77,6 @@ def _run(stage: Stage, job: JobDir, settings: Settings) -> int:
         return STOPPED
     job.write_result(stage, result)
     return 0
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when the daemon's main thread ends, however it ends.
-
-    PR_SET_PDEATHSIG (1) follows the thread that spawned us. A parent already gone is seen in getppid.
-    """
-    expected = os.environ.get("_APPLIANCE_PARENT_PID")
-    if expected is None:
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(expected):
-        sys.exit(STOPPED)
 
 
 def _die_first(stage: Stage) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from typing import Final
 
-from appliance.job import Stage, Verdict
+from appliance.job import Push, Stage, Verdict
 
 # The claim about held-out rows is exactly this one, never "it is better".
 VERDICTS: Final[Mapping[Verdict, str]] = {
@@ -13,6 +13,14 @@ VERDICTS: Final[Mapping[Verdict, str]] = {
     Verdict.NO_BETTER: "it does not fit your held-out rows better than the base does",
     Verdict.UNPROVEN: "it is not proven that it fits your held-out rows better than the base does",
     Verdict.BROKEN: "it is broken and must not be used",
+}
+
+PUSHES: Final[Mapping[Push, str]] = {
+    Push.OFF: "it is not pushed",
+    Push.PENDING: "it waits to be pushed, and is tried again by itself",
+    Push.PUSHED: "it lies in a repository of the organisation",
+    Push.WITHHELD: "its verdict did not pass the gate; `appliance push` pushes it all the same",
+    Push.BLOCKED: "somebody has to do something first",
 }
 
 # What a job does in each stage, after "while it was" or "now".
@@ -23,6 +31,7 @@ STAGES: Final[Mapping[Stage, str]] = {
     Stage.TRAIN: "training",
     Stage.VERIFY: "verifying the adapter",
     Stage.PUBLISH: "publishing the result",
+    Stage.PUSH: "pushing the adapter to the Hub",
 }
 
 
