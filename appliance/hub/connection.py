@@ -35,14 +35,17 @@ class NotTheHub(Exception):
 
 @dataclass
 class Patience:
-    """Counts how often the same request is sent in a row."""
+    """Keeps one request from taking for ever, and counts how often the same one is sent in a row."""
 
+    timeout: httpx.Timeout
     tries: int = TRIES
     last: tuple[str, str] | None = None
     sent: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def before(self, request: httpx.Request) -> None:
         """Raise HubRefusal when the library sends a request once more than it should."""
+        # Some of the library's calls say "no timeout" themselves, over the client's own.
+        request.extensions["timeout"] = self.timeout.as_dict()
         key = (request.method, str(request.url))
         if key != self.last:
             self.sent[key] = 0
@@ -69,12 +72,12 @@ def connect(
     token: str, *, endpoint: str | None = None, answer_seconds: float = ANSWER_SECONDS, tries: int = TRIES
 ) -> HfApi:
     """The library's client with our rules on every request. For the whole process: the library has one client."""
-    patience = Patience(tries)
+    patience = Patience(httpx.Timeout(answer_seconds, connect=min(CONNECT_SECONDS, answer_seconds)), tries)
 
     def client() -> httpx.Client:
         return httpx.Client(
             follow_redirects=True,
-            timeout=httpx.Timeout(answer_seconds, connect=min(CONNECT_SECONDS, answer_seconds)),
+            timeout=patience.timeout,
             event_hooks={"request": [patience.before], "response": [patience.after]},
         )
 

@@ -32,7 +32,7 @@ def explain(error: BaseException) -> PushError:
             hint = "Make room on the volume that holds the state folder."
             return PushError(PushResult.OTHER, "the disk is full", hint=hint)
         case ValueError() if "Invalid metadata in README.md" in str(error):
-            return PushError(PushResult.OTHER, f"the Hub refuses the model card: {_quote(str(error))}", blocked=True)
+            return _refused("the Hub refuses the model card")(f": {_quote(str(error))}")
     return PushError(PushResult.OTHER, f"the push met a fault: {type(error).__name__}: {_quote(str(error))}")
 
 

@@ -146,12 +146,15 @@ class Upload:
             env=self._environment(xet=xet),
         )
         answers: list[dict[str, Any]] = []
+        assert child.stdout is not None
         reader = threading.Thread(target=self._read, args=(child.stdout, answers, progress), daemon=True)
         reader.start()
         _hand_over(child, self.order)
         ended = self._wait(child)
         # Something that it started may hold its output open: wait no longer than a bit.
         reader.join(OUTPUT_SECONDS)
+        if not reader.is_alive():
+            child.stdout.close()
         if answers and "phase" not in answers[-1]:
             return answers[-1]
         return self._without_answer(answers, child.returncode, ended=ended, xet=xet)
