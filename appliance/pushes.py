@@ -161,7 +161,7 @@ class Pushes:
         elif failure is not None and "push" in failure:
             self._not_pushed(job, push_error(failure), wall=wall)
         else:
-            message = f"the push ended without a result (exit code {code})"
+            message = (failure or {}).get("message") or f"the push ended without a result (exit code {code})"
             hint = f"`appliance logs {job.number}` has the details."
             self._not_pushed(job, PushError(PushResult.OTHER, message, hint=hint), wall=wall)
 
