@@ -146,7 +146,7 @@ def test_names_that_differ_only_in_case_or_normal_form_are_two_drops():
 def test_a_spreadsheet_is_told_how_to_become_a_dataset():
     drop = only("budget.xlsx")
     assert drop.state is DropState.READY
-    assert ".jsonl" in drop.problems[0].message
+    assert "CSV UTF-8" in drop.problems[0].message
 
 
 @pytest.mark.parametrize(

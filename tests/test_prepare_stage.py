@@ -103,13 +103,14 @@ def test_a_refusal_names_the_dataset_and_leaves_nothing_to_train_on(tmp_path):
 
 
 def test_a_model_that_can_never_fit_is_refused_with_its_needs(tmp_path):
+    """Fetch refuses it first; prepare looks again, for the folder may be another one by then."""
     models = tmp_path / "models"
     folder = write_model(next(family for family in FAMILIES if family.name == "chatml"), models / "org--huge")
-    huge = {**shapes.LLAMA_33_70B, "num_hidden_layers": 80 * 100}
-    (folder / "config.json").write_text(json.dumps(huge))
-    (folder / "model.safetensors").write_bytes(b"")
+    config = json.loads((folder / "config.json").read_text())
     job = make_job(tmp_path, {"data.jsonl": jsonl(rows_of(20)), "r.yaml": "base_model: org/huge\n"})
+    (folder / "model.safetensors").write_bytes(b"")
     run_stages(job, Stage.CHECK, Stage.FETCH, APPLIANCE_MODELS=str(models))
+    (folder / "config.json").write_text(json.dumps(config | shapes.LLAMA_33_70B | {"num_hidden_layers": 8000}))
     assert run_stage(Stage.PREPARE, job, APPLIANCE_MODELS=str(models)) == 2
     (problem,) = job.problems(Stage.PREPARE)
     assert problem.reason is Reason.WOULD_NOT_FIT
