@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import ApplianceError
-from appliance.job import Job, JobState, Stage
+from appliance.job import Job, JobState, Push, Stage
 from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
@@ -164,8 +164,15 @@ class Store:
 
     def pending_pushes(self) -> list[Job]:
         """Jobs whose result waits to be pushed, oldest first."""
+        return self._with_push(Push.PENDING)
+
+    def blocked_pushes(self) -> list[Job]:
+        """Jobs whose push needs a person, oldest first."""
+        return self._with_push(Push.BLOCKED)
+
+    def _with_push(self, push: Push) -> list[Job]:
         rows = self.connection.execute(
-            "SELECT record FROM jobs WHERE json_extract(record, '$.push') = 'pending' ORDER BY number"
+            "SELECT record FROM jobs WHERE json_extract(record, '$.push') = ? ORDER BY number", (push,)
         )
         return [_load(row[0]) for row in rows]
 

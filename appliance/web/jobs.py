@@ -63,7 +63,9 @@ def log_tail(site: Site, job: Job) -> tuple[Stage | None, str]:
     for stage in stages:
         text = _tail(site.jobs / job.id / stage / "stage.log")
         if text:
-            return stage, "\n".join(text.replace("\r", "\n").splitlines()[-LOG_LINES:])
+            # Of a progress bar only its last state is worth reading.
+            lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+            return stage, "\n".join(lines[-LOG_LINES:]).strip("\n")
     return None, ""
 
 

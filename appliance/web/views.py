@@ -8,7 +8,7 @@ from markupsafe import Markup
 from appliance import __version__
 from appliance.actions import offered
 from appliance.history import Histories
-from appliance.job import ENDED, Job, JobState, Outcome
+from appliance.job import ENDED, Job, JobState, Verdict
 from appliance.revision import revision
 from appliance.status_files import make_board, queued_row, result_row, running_row, troubles_of
 from appliance.texts.board import all_troubles as board_troubles
@@ -29,7 +29,6 @@ ACTIONS: Final = {
     "push": "Push to the Hub",
 }
 TONES: Final = {
-    JobState.SUCCEEDED: "good",
     JobState.FAILED: "bad",
     JobState.REJECTED: "warn",
     JobState.CANCELLED: "warn",
@@ -129,8 +128,7 @@ class Views:
 
     def _lead(self, job: Job, *, running: bool) -> tuple[str, str]:
         if job.state in ENDED and job.outcome is not None:
-            tone = TONES[job.state] if job.outcome is not Outcome.CHECKED else "good"
-            return result_words(result_row(job, self.site.jobs, self.site.settings)), tone
+            return result_words(result_row(job, self.site.jobs, self.site.settings)), _tone(job)
         if running and job.stage:
             stopping = ", and is being stopped" if job.cancel_requested else ""
             return f"{STAGES[job.stage]}{stopping}", ""
@@ -160,6 +158,12 @@ def with_proof(html: str, proof: str) -> Markup:
     """A live part as one session sees it."""
     # What we rendered ourselves, escaped; a proof is hexadecimal.
     return Markup(html.replace(PROOF, proof))  # noqa: S704
+
+
+def _tone(job: Job) -> str:
+    if job.state is not JobState.SUCCEEDED:
+        return TONES[job.state]
+    return {Verdict.BROKEN: "bad", Verdict.IMPROVED: "good", None: "good"}.get(job.verdict, "")
 
 
 def _readable(sample: dict[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ window.charts = (() => {
 
   const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = value => value == null ? "–" : Number(value.toPrecision(3)).toLocaleString("en");
-  const size = bytes => bytes == null ? "–" : `${(bytes / 1e9).toFixed(1)} GB`;
+  const size = bytes => bytes == null ? "–" : `${(bytes / 1e9).toPrecision(3)} GB`;
 
   const CURVES = {
     loss: { write: short, lines: [["loss", "training loss", "--train"], ["held", "held-out loss", "--held"]] },
@@ -31,7 +31,10 @@ window.charts = (() => {
     return column;
   }
 
-  const data = curve => [columns.step, ...curve.lines.map(([name]) => name === "held" ? held() : columns[name])];
+  // A line without values, such as the GPU's memory on a machine without one, is left out.
+  const known = name => name === "held" ? columns.eval_step.length > 0 : columns[name].some(value => value != null);
+  const shown = curve => curve.lines.filter(([name], i) => i === 0 || known(name));
+  const data = curve => [columns.step, ...shown(curve).map(([name]) => name === "held" ? held() : columns[name])];
 
   function draw(name, curve) {
     const place = section.querySelector(`[data-curve="${name}"] .plot`);
@@ -44,14 +47,13 @@ window.charts = (() => {
       scales: { x: { time: false } },
       cursor: { drag: { x: false, y: false } },
       axes: [{ ...axis, grid: { show: false } }, { ...axis, size: 64, values: (_, ticks) => ticks.map(curve.write) }],
-      series: [{ label: "step" }, ...curve.lines.map(([column, label, ink]) => ({
+      series: [{ label: "step" }, ...shown(curve).map(([column, label, ink]) => ({
         label,
         stroke: color(ink),
         width: 1.75,
         spanGaps: true,
         points: { show: column === "held" || columns.step.length < 30, size: column === "held" ? 7 : 4, fill: color(ink) },
         value: (_, value) => curve.write(value),
-        show: column === "held" ? columns.eval_step.length > 0 : columns[column].some(value => value != null),
       }))],
     };
     place.replaceChildren();
@@ -79,7 +81,10 @@ window.charts = (() => {
     requestAnimationFrame(() => {
       pending = false;
       if (section.hidden || columns.step.length < 30) drawAll();
-      else for (const [name, curve] of Object.entries(CURVES)) plots[name].setData(data(curve));
+      else for (const [name, curve] of Object.entries(CURVES)) {
+        if (plots[name].series.length === shown(curve).length + 1) plots[name].setData(data(curve));
+        else draw(name, curve);
+      }
     });
   }
 
