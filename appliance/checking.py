@@ -35,6 +35,8 @@ class Files:
     recipe: Source | None = None
     library: Source | None = None
     checksum: Source | None = None
+    borrowed: bool = False
+    """The dataset is that of an earlier job: no file of this drop."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,11 @@ def _check_recipe(files: Files, settings: Settings, problems: list[Problem]) -> 
     # Without one of its own, the library recipe alone is the recipe.
     name, text = own or library or ("", b"")
     read = read_recipe(text, name=name, library=library if own else None)
-    problems += [*read.problems, *_check_base_model(read, settings), *_check_dataset_name(read, files.dataset)]
+    problems += [
+        *read.problems,
+        *_check_base_model(read, settings),
+        *_check_dataset_name(read, None if files.borrowed else files.dataset),
+    ]
     return read
 
 
@@ -108,10 +114,13 @@ def _check_base_model(read: ReadRecipe, settings: Settings) -> Iterator[Problem]
 
 def _check_dataset_name(read: ReadRecipe, dataset: Source | None) -> Iterator[Problem]:
     asked = read.recipe.dataset if read.recipe else None
-    if dataset is None or asked is None or asked.startswith(("job:", "hub:")):
+    if dataset is None or asked is None:
         return
     given = PurePath(dataset.name).name
-    if unicodedata.normalize("NFC", asked) != unicodedata.normalize("NFC", given):
+    if asked.startswith(("job:", "hub:")):
+        message = f"dataset is {asked}, but {given} came with the recipe; leave out the file, or the line"
+        yield read.tree.problem(("dataset",), "other_dataset", message, Reason.DATASET_MISSING, expected=given)
+    elif unicodedata.normalize("NFC", asked) != unicodedata.normalize("NFC", given):
         message = f"dataset is {asked}, but the file that came with the recipe is {given}; correct the one or the other"
         yield read.tree.problem(("dataset",), "other_dataset", message, Reason.DATASET_MISSING, expected=given)
 

@@ -6,16 +6,17 @@ import pwd
 import shutil
 import stat
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from appliance.drops import Drop, Entry, Kind
 from appliance.errors import Problem, Reason
 from appliance.files import sync
 from appliance.inbox import Inbox
 from appliance.job import DroppedFile, Role
 from appliance.names import printable
+from appliance.settling import Drop
+from appliance.sightings import Entry, Kind
 from appliance.store import DropKey
 
 CHUNK_BYTES = 1 << 20
@@ -40,10 +41,22 @@ class Copied:
     problems: tuple[Problem, ...]
 
 
-def copy_in(inbox: Inbox, drop: Drop, entries: Mapping[str, Entry], incoming: Path, *, max_bytes: float) -> Copied:
+RowsOf = Callable[[str], "list[tuple[DroppedFile, Path]] | Problem"]
+
+
+def copy_in(
+    inbox: Inbox,
+    drop: Drop,
+    entries: Mapping[str, Entry],
+    incoming: Path,
+    *,
+    max_bytes: float,
+    rows_of: RowsOf | None = None,
+) -> Copied:
     """Copy every file of a drop into private storage, hashed, and on the disk.
 
-    Raises ChangedWhileCopying when a source is no longer what `entries` says, OSError when our own storage fails.
+    `rows_of` finds the data files of the earlier job that a recipe asks for. Raises ChangedWhileCopying when a source
+    is no longer what `entries` says, OSError when our own storage fails.
     """
     staging = incoming / uuid.uuid4().hex
     (staging / "dropped").mkdir(parents=True)
@@ -57,8 +70,11 @@ def copy_in(inbox: Inbox, drop: Drop, entries: Mapping[str, Entry], incoming: Pa
                 files.append(taken)
             elif taken is not None:
                 problems.append(taken)
-            keys.append(_key(path, entries[path], kept=isinstance(taken, Problem)))
+            keys.append(_key(path, entries[path], kept=isinstance(taken, Problem) or _is_folder(entries[path])))
+        if drop.rows_of is not None and rows_of is not None and not problems:
+            files += copy_rows(rows_of(drop.rows_of), staging, problems)
         sync(staging / "dropped")
+        _must_still_be_there(inbox, entries)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -66,12 +82,61 @@ def copy_in(inbox: Inbox, drop: Drop, entries: Mapping[str, Entry], incoming: Pa
     return Copied(drop, staging, tuple(files), sources, tuple(keys), tuple(problems))
 
 
+def copy_rows(
+    found: "list[tuple[DroppedFile, Path]] | Problem", staging: Path, problems: list[Problem]
+) -> list[DroppedFile]:
+    """Copy data files that an earlier job had, with their hashes compared. They come from no inbox: `source` is empty.
+
+    Raises OSError when our own storage fails.
+    """
+    if isinstance(found, Problem):
+        problems.append(found)
+        return []
+    files = []
+    for file, path in found:
+        target = _free_name(staging / "dropped", file.name)
+        copied, digest = _copy_again(path, target)
+        if digest != file.sha256:
+            message = f"the file {file.name} of that job is not what was dropped any more; drop the file itself"
+            problems.append(Problem("rows_changed", message, Reason.DATASET_MISSING, key="dataset", found=file.name))
+            continue
+        files.append(replace(file, name=target.name, path=f"dropped/{target.name}", bytes=copied, source=""))
+    return files
+
+
+def _copy_again(path: Path, target: Path) -> tuple[int, str]:
+    try:
+        source = path.open("rb")
+    except OSError:
+        return 0, ""
+    digest, copied = hashlib.sha256(), 0
+    with source, target.open("xb") as file:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            file.write(chunk)
+            copied += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return copied, digest.hexdigest()
+
+
+def _must_still_be_there(inbox: Inbox, entries: Mapping[str, Entry]) -> None:
+    """A file that was renamed meanwhile is taken under its new name, one that was deleted not at all."""
+    for path, entry in entries.items():
+        if entry.kind is Kind.FILE and inbox.entry(path) != entry:
+            raise ChangedWhileCopying(path)
+
+
+def _is_folder(entry: Entry) -> bool:
+    return entry.kind is Kind.FOLDER
+
+
 def _take_file(
     inbox: Inbox, path: str, role: Role, entry: Entry, staging: Path, max_bytes: float
 ) -> DroppedFile | Problem | None:
     """The copied file, why it cannot be copied, or None for a name that holds no bytes of its own (a link, a pipe)."""
     name = printable(PurePosixPath(path).name)
-    if entry.kind is not Kind.FILE or entry.links != 1:
+    if not entry.is_plain:
         return None
     if entry.size > max_bytes:
         return Problem(
@@ -96,7 +161,7 @@ def _take_file(
 def _copy(source: int, path: str, role: Role, entry: Entry, staging: Path) -> DroppedFile:
     """Copy from an open descriptor, and make sure that it was the file that was listed, from beginning to end."""
     _must_be(source, entry, path)
-    target = staging / "dropped" / _safe_name(PurePosixPath(path).name)
+    target = _free_name(staging / "dropped", _safe_name(PurePosixPath(path).name))
     digest = hashlib.sha256()
     copied = 0
     with target.open("xb") as file:
@@ -149,6 +214,15 @@ def _unreadable(name: str, error: OSError) -> Problem:
         found=error.strerror,
         expected="a readable file",
     )
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """A name that no other file of the drop has: two odd names may look the same once they are printable."""
+    target, number = folder / name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{number}-{name}"
+    return target
 
 
 def _safe_name(name: str) -> str:

@@ -16,7 +16,6 @@ from typing import Final
 
 from appliance import outbox
 from appliance.crew import Crew, Start
-from appliance.drops import Rules
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
 from appliance.guard import MemoryGuard
@@ -31,6 +30,7 @@ from appliance.processes import boot_id, start_stage
 from appliance.pushes import Pushes
 from appliance.reception import Reception
 from appliance.settings import Settings
+from appliance.settling import Rules
 from appliance.status_files import StatusFiles, kept_until
 from appliance.store import Request, Store
 from appliance.texts.read_me_first import read_me_first
@@ -85,14 +85,16 @@ class Appliance:
         installation = self.store.fact("installation") or ""
         self.inbox = Inbox(settings.inbox.resolve(), installation)
         self.recipes = library_recipes(settings.recipes)
-        inbox_rules = Rules(settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes))
+        inbox_rules = Rules(
+            settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes), settings.max_drop_gb * GB
+        )
         self.reception = Reception(
             self.inbox,
             self.store,
             self.places,
             inbox_rules,
             scan_seconds=settings.scan_seconds,
-            max_bytes=settings.max_drop_gb * GB,
+            wake=self.wake.now,
         )
         self._boot_id = boot_id()
         rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
@@ -138,9 +140,13 @@ class Appliance:
                 f"another appliance serves the inbox {self.inbox.path}",
                 hint="Stop it and run `appliance serve --take-over` here, or choose another APPLIANCE_INBOX.",
             )
-        self.inbox.write_read_me(read_me_first(self.recipes))
-        for recipe in self.recipes:
-            (self.inbox.path / recipe).mkdir(exist_ok=True)
+        try:
+            self.inbox.write_read_me(read_me_first(self.recipes))
+            for recipe in self.recipes:
+                (self.inbox.path / recipe).mkdir(exist_ok=True)
+        except OSError as error:
+            # Somebody's file in the place of a folder, or an inbox that is not there yet: drops are taken all the same.
+            logger.warning("the inbox could not be furnished: %s", error)
 
     def tick(self, now: float, wall: float, *, woken: bool = False) -> None:
         """Everything the appliance does in one turn, in the order that a job meets it. `now` is monotonic."""

@@ -29,6 +29,18 @@ def not_a_dataset(path: str) -> Problem:
     return Problem(fault.code, fault.message, fault.reason, printable(name), found=fault.found, expected=fault.expected)
 
 
+def ambiguous(datasets: Iterable[tuple[str, Role]], partners: Iterable[tuple[str, Role]]) -> Problem:
+    """Datasets of one name, and something that could belong to any of them."""
+    names = [printable(PurePosixPath(path).name) for path, _ in datasets]
+    others = [printable(PurePosixPath(path).name) for path, _ in partners]
+    message = (
+        f"{' and '.join(names)} have the same name, so {' and '.join(others)} could belong to either."
+        " Rename one of them, or write dataset: and the file's name into the recipe."
+    )
+    found = ", ".join(names)
+    return Problem("several_datasets", message, Reason.OTHER, found=found, expected="one dataset of that name")
+
+
 def odd_in_folder(name: str, what: str) -> Problem:
     """Something in a dropped folder that is not an ordinary file."""
     is_folder = what == "folder"

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,7 +20,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step and make it last: temporary file, fsync, rename, fsync the directory."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    # In a folder that others write to, the name may be a link by now: never open what is there already.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -36,6 +42,13 @@ def open_below(root: Path, path: str) -> int:
 
     Raises OSError, with ELOOP or ENOTDIR for a link on the way.
     """
+    with folder_below(root, path) as (folder, name):
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+
+
+@contextmanager
+def folder_below(root: Path, path: str) -> Iterator[tuple[int, str]]:
+    """A descriptor of the folder in which a path below `root` lies, and the path's last part. No link is followed."""
     *folders, name = path.split("/")
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -43,6 +56,6 @@ def open_below(root: Path, path: str) -> int:
             deeper = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             os.close(directory)
             directory = deeper
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        yield directory, name
     finally:
         os.close(directory)

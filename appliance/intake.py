@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,9 @@ from appliance.inbox import Inbox
 from appliance.job import DroppedFile, Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
 from appliance.names import job_id, job_number, printable
+from appliance.outbox import find_result
 from appliance.recipe_yaml import parse_recipe
+from appliance.sightings import Entry
 from appliance.store import DropKey, Store
 
 
@@ -41,8 +44,8 @@ class Places:
         return self.state / "jobs"
 
 
-def record(copied: Copied, *, inbox: Inbox, store: Store, places: Places, now: float) -> list[Job]:
-    """Make the job (one a recipe), record it, and only then remove the sources from the inbox.
+def record(copied: Copied, *, installation: str, store: Store, places: Places, now: float) -> list[Job]:
+    """Make the job (one a recipe) and record it. Only then may the sources go from the inbox.
 
     Returns the new jobs. A drop with problems, or one that waits or runs already, becomes a job whose outcome is
     rejected and only has to be published.
@@ -50,7 +53,7 @@ def record(copied: Copied, *, inbox: Inbox, store: Store, places: Places, now: f
     recipes: list[DroppedFile | None] = [file for file in copied.files if file.role is Role.RECIPE]
     number = next_number(store, places)
     staged = [
-        _stage(copied, recipe, _Birth(number + index, now, inbox.installation), store=store, recipes=places.recipes)
+        _stage(copied, recipe, _Birth(number + index, now, installation), store=store, recipes=places.recipes)
         for index, recipe in enumerate(recipes or [None])
     ]
     for one in staged:
@@ -63,25 +66,18 @@ def record(copied: Copied, *, inbox: Inbox, store: Store, places: Places, now: f
                 store.set_identity(one.job.number, one.identity)
             store.note(one.job.number, "taken_in", now=now, bytes=sum(file.bytes for file in one.job.files))
     shutil.rmtree(copied.staging, ignore_errors=True)
-    remove_sources(copied, inbox=inbox, store=store)
     return [one.job for one in staged]
 
 
-def remove_sources(copied: Copied, *, inbox: Inbox, store: Store) -> list[OSError]:
-    """Remove what was taken from the inbox. Returns what could not be removed; those files are known as leftovers."""
-    errors = []
-    for (path, entry), key in zip(copied.sources, copied.keys, strict=True):
-        if key.kept:
-            continue
-        try:
-            inbox.remove(path, entry)
-        except OSError as error:
-            errors.append(error)
-        else:
-            store.mark_removed(os.fsencode(path))
-    if copied.drop.folder is not None and not errors:
-        inbox.remove_folder(copied.drop.folder)
-    return errors
+def remove_source(inbox: Inbox, path: str, entry: Entry, folder: str | None = None) -> bool:
+    """Remove a source that is safe and recorded, and the dropped folder it lay in once that is empty.
+
+    False when the name is gone or holds something newer. Raises OSError when it cannot go.
+    """
+    removed = inbox.remove(path, entry)
+    if folder is not None:
+        inbox.remove_folder(folder)
+    return removed
 
 
 def next_number(store: Store, places: Places) -> int:
@@ -93,28 +89,58 @@ def next_number(store: Store, places: Places) -> int:
     return highest + 1
 
 
-def settle_orphan(path: Path, *, inbox: Inbox, store: Store) -> Job | None:
+def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: Store) -> Job | None:
     """Put right a job directory that has no row: the daemon died between the rename and the transaction.
 
     While every source still lies in the inbox as it was, nothing has happened: the directory goes, and the drop is
     taken in again. Otherwise the directory is the only copy (the database is older than it), and becomes a job.
+    `present` says how a name in the inbox looks now.
     """
     job = JobDir(path).read_job()
-    if all(_still_there(inbox, file) for file in job.files):
+    from_inbox = [file for file in job.files if file.source]
+    if all(_still_there(present(file.source), file) for file in from_inbox):
         shutil.rmtree(path)
         return None
-    store.add_job(job, [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in job.files])
+    keys = [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in from_inbox]
+    store.add_job(job, keys)
     return job
 
 
-def _still_there(inbox: Inbox, file: DroppedFile) -> bool:
-    entry = inbox.entry(file.source)
-    return entry is not None and (entry.device, entry.inode, entry.mtime_ns, entry.size) == (
-        file.device,
-        file.inode,
-        file.mtime_ns,
-        file.bytes,
-    )
+def _still_there(entry: Entry | None, file: DroppedFile) -> bool:
+    return entry is not None and entry.identity == (file.device, file.inode, file.mtime_ns, file.bytes)
+
+
+@dataclass(frozen=True)
+class EarlierRows:
+    """Finds the data files that earlier jobs had: in the state folder, or in their result in the outbox."""
+
+    store: Store
+    places: Places
+
+    def files_of(self, name: str) -> list[tuple[DroppedFile, Path]] | Problem:
+        """The dataset of `job:0007`, and its held-out file where it had one; or why they cannot be had."""
+        number = int(name.removeprefix("job:"))
+        job = self.store.job(number)
+        if job is None:
+            return _no_rows(name, f"there is no job {number:04d}; STATUS.html and `appliance jobs` list them")
+        wanted = [file for file in job.files if file.role in (Role.DATASET, Role.EVAL)]
+        found = [(file, path) for file in wanted if (path := self.path_of(job, file)) is not None]
+        if not any(file.role is Role.DATASET for file in wanted):
+            return _no_rows(name, f"job {job.id} had no dataset; name one that had")
+        if len(found) < len(wanted):
+            message = f"the dataset of job {job.id} is not kept any more, or its result was moved out of the outbox"
+            return _no_rows(name, f"{message}; drop the file itself")
+        return found
+
+    def path_of(self, job: Job, file: DroppedFile) -> Path | None:
+        """Where a dropped file of a job lies now."""
+        result = find_result(self.places.outbox, job.id)
+        folders = [self.places.jobs / job.id / "dropped", *([result / "dropped"] if result else [])]
+        return next((folder / file.name for folder in folders if (folder / file.name).is_file()), None)
+
+
+def _no_rows(name: str, message: str) -> Problem:
+    return Problem("no_such_rows", message, Reason.DATASET_MISSING, key="dataset", found=name)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from enum import StrEnum
 from itertools import product
 from typing import Final
 
-from appliance.drops import DropState
 from appliance.errors import Reason
 from appliance.job import ENDED, FailureClass, JobState, Stage, Verdict, Waiting
+from appliance.settling import DropState
 
 PREFIX: Final = "appliance_"
 

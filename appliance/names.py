@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Final
 
@@ -18,24 +18,31 @@ CHECK_FOLDER: Final = "check"
 
 # What editors, browsers, sync clients and operating systems leave behind; compared in lower case.
 # fmt: off
-IGNORED_FILES: Final = (
-    ".*", "~syncthing~*", "~$*", "*~", "#*#", "4913",
-    "*.part", "*.partial", "*.partial~", "*.????????.partial", "*.crdownload", "*.download", "*.filepart",
-    "*.tmp", "*.temp", "*.swp", "*.swx", "*.swo", "*.bak", "*.!ut", "*.!sync", "*.icloud", "*.lnk", "*.url",
-    "*:zone.identifier", "*.identifier", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+_IGNORED_BEGINNINGS: Final = (".", "~syncthing~", "~$")
+_IGNORED_ENDINGS: Final = (
+    "~", ".part", ".partial", ".partial~", ".crdownload", ".download", ".filepart", ".tmp", ".temp",
+    ".swp", ".swx", ".swo", ".bak", ".!ut", ".!sync", ".icloud", ".lnk", ".url", ":zone.identifier", ".identifier",
 )
-IGNORED_FOLDERS: Final = (
-    ".*", "@eadir", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "system volume information",
+_IGNORED_NAMES: Final = frozenset({"4913", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_IGNORED_FOLDERS: Final = frozenset({
+    "@eadir", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "system volume information",
     "network trash folder", "temporary items", "__macosx", "lost+found",
-)
+})
 # fmt: on
 
 
 def ignored(name: str, *, folder: bool) -> bool:
     """Whether a file or folder of this name is never looked at and never touched."""
     low = name.lower()
-    patterns = IGNORED_FOLDERS if folder else IGNORED_FILES
-    return name == READ_ME or any(fnmatchcase(low, pattern) for pattern in patterns)
+    if folder:
+        return low.startswith(".") or low in _IGNORED_FOLDERS
+    return (
+        name == READ_ME
+        or low.startswith(_IGNORED_BEGINNINGS)
+        or low.endswith(_IGNORED_ENDINGS)
+        or low in _IGNORED_NAMES
+        or (low.startswith("#") and low.endswith("#"))
+    )
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -48,6 +55,7 @@ def split_suffix(name: str) -> tuple[str, str]:
     return path.stem, path.suffix.lower()
 
 
+@lru_cache(maxsize=65536)
 def role_of(name: str) -> tuple[str, Role]:
     """What a file in the inbox is for, and the stem by which it finds its partners.
 

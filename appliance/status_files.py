@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.crew import Running
-from appliance.drops import Drop, DropState
 from appliance.files import write_whole
 from appliance.inbox import Availability
 from appliance.job import Job, Outcome, Stage
@@ -13,6 +12,7 @@ from appliance.job_dir import JobDir
 from appliance.names import printable
 from appliance.progress import how_far
 from appliance.settings import Settings
+from appliance.settling import Drop, DropState
 from appliance.store import Store
 from appliance.texts.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
 from appliance.view import View

@@ -39,6 +39,11 @@ class DropKey:
     kept: bool = False
     """Left in the inbox on purpose: too large to copy, or not readable."""
 
+    @property
+    def identity(self) -> tuple[int, int, int, int]:
+        """The very file, whatever it is called."""
+        return (self.device, self.inode, self.mtime_ns, self.size)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -198,10 +203,14 @@ class Store:
             found.setdefault(key.path, []).append(key)
         return found
 
-    def mark_removed(self, path: bytes) -> None:
-        """The source at `path` is gone from the inbox: a new file there is a new drop, whatever its inode."""
+    def forget_source(self, key: DropKey) -> None:
+        """A source is gone from the inbox: a new file of that name is a new drop, whatever its inode."""
         with self.transaction() as connection:
-            connection.execute("UPDATE drop_keys SET removed = 1 WHERE path = ? AND removed = 0", (path,))
+            connection.execute(
+                "UPDATE drop_keys SET removed = 1 WHERE path = ? AND device = ? AND inode = ? AND mtime_ns = ?"
+                " AND size = ? AND removed = 0",
+                (key.path, str(key.device), str(key.inode), key.mtime_ns, key.size),
+            )
 
     # Attempts
 

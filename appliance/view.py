@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.crew import Running
-from appliance.drops import Drop
 from appliance.inbox import Availability
 from appliance.progress import Progress
+from appliance.settling import Drop
 
 # How long the metrics of a job stay after its end: long enough for any scrape interval.
 KEEP_SERIES_SECONDS: Final = 15 * 60

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from appliance.copying import copy_in
-from appliance.drops import Drop, Kind, Rules, find_drops, observe
+from appliance.copying import Copied, copy_in
+from appliance.drops import find_drops
 from appliance.inbox import Inbox
-from appliance.intake import Places, record
+from appliance.intake import EarlierRows, Places, record, remove_source
 from appliance.job import Job
 from appliance.job_dir import JobDir
+from appliance.settling import Drop, Rules
+from appliance.sightings import Kind, observe
 from appliance.store import Store
 
 RULES = Rules(quiet_seconds=0, pair_seconds=0, recipe_folders=frozenset({"demo"}))
@@ -39,8 +41,24 @@ class Door:
         return find_drops(sightings, now=1000.0, rules=RULES, endings=endings, wanted=wanted)
 
     def take_in(self, drop: Drop, *, max_bytes: float = 1e9) -> list[Job]:
-        copied = copy_in(self.inbox, drop, self.inbox.listing(), self.places.incoming, max_bytes=max_bytes)
-        return record(copied, inbox=self.inbox, store=self.store, places=self.places, now=100.0)
+        return self.record(self.copy(drop, max_bytes=max_bytes))
+
+    def copy(self, drop: Drop, *, max_bytes: float = 1e9) -> Copied:
+        listing = self.inbox.listing()
+        entries = {path: listing[path] for path, _ in drop.files}
+        rows_of = EarlierRows(self.store, self.places).files_of
+        return copy_in(self.inbox, drop, entries, self.places.incoming, max_bytes=max_bytes, rows_of=rows_of)
+
+    def record(self, copied: Copied) -> list[Job]:
+        """Record a drop and take its sources away, as the reception does."""
+        jobs = record(copied, installation="installation", store=self.store, places=self.places, now=100.0)
+        self.take_away(copied)
+        return jobs
+
+    def take_away(self, copied: Copied) -> None:
+        for (path, entry), key in zip(copied.sources, copied.keys, strict=True):
+            if not key.kept and remove_source(self.inbox, path, entry, copied.drop.folder):
+                self.store.forget_source(key)
 
     def dir(self, job: Job) -> JobDir:
         return JobDir(self.places.jobs / job.id)

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from appliance.drops import DropState
 from appliance.job import JobState, Outcome, Stage, Verdict, Waiting
+from appliance.settling import DropState
 from appliance.status_files import AT_LEAST_EVERY_SECONDS
 from appliance.texts.board import REFRESH_SECONDS, Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html
 from appliance.texts.board import status_markdown as markdown

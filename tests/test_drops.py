@@ -2,19 +2,10 @@
 
 import pytest
 
-from appliance.drops import (
-    Drop,
-    DropState,
-    Ending,
-    Entry,
-    Kind,
-    Rules,
-    Sighting,
-    find_drops,
-    is_button,
-    observe,
-)
+from appliance.drops import find_drops, is_button
 from appliance.job import Role
+from appliance.settling import Drop, DropState, Rules
+from appliance.sightings import Ending, Entry, Kind, Sighting, observe
 
 RULES = Rules(quiet_seconds=5, pair_seconds=10, recipe_folders=frozenset({"llama-3.1-8b"}))
 FILE = Entry(Kind.FILE, size=10, mtime_ns=1, device=1, inode=1)

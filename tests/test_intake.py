@@ -1,5 +1,6 @@
 """Intake: a drop becomes one job, whatever dies in between, and nobody is led astray by links."""
 
+import gzip
 import os
 import shutil
 from dataclasses import replace
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from appliance.copying import ChangedWhileCopying, copy_in
-from appliance.drops import DropState, Ending
 from appliance.inbox import Availability
-from appliance.intake import record, settle_orphan
+from appliance.intake import settle_orphan
 from appliance.job import JobState, Outcome, Role, Stage, move
 from appliance.job_dir import JobDir
+from appliance.settling import DropState
+from appliance.sightings import Ending
 from tests.door import RECIPE, Door
 
 
@@ -95,9 +97,9 @@ def test_a_file_that_changes_after_it_was_listed_is_not_taken(door: Door):
 def test_a_file_that_was_replaced_while_it_was_copied_stays_in_the_inbox(door: Door):
     door.put("a.jsonl")
     (drop,) = door.drops()
-    copied = copy_in(door.inbox, drop, door.inbox.listing(), door.places.incoming, max_bytes=1e9)
+    copied = door.copy(drop)
     door.put("new", '{"text": "new"}\n').rename(door.inbox.path / "a.jsonl")
-    record(copied, inbox=door.inbox, store=door.store, places=door.places, now=1.0)
+    door.record(copied)
     assert (door.inbox.path / "a.jsonl").read_text() == '{"text": "new"}\n'
 
 
@@ -121,9 +123,70 @@ def test_a_folder_swapped_for_a_link_is_not_followed(door: Door, tmp_path: Path)
     elsewhere = tmp_path / "elsewhere"
     shutil.move(door.inbox.path / "support", elsewhere)
     (door.inbox.path / "support").symlink_to(elsewhere)
-    copied = copy_in(door.inbox, drop, listing, door.places.incoming, max_bytes=1e9)
-    assert copied.files == ()
-    assert [problem.code for problem in copied.problems] == ["unreadable"]
+    with pytest.raises(ChangedWhileCopying):
+        copy_in(door.inbox, drop, listing, door.places.incoming, max_bytes=1e9)
+    assert list(door.places.incoming.iterdir()) == []
+    assert not any(path.startswith("support/") for path in door.inbox.listing())
+
+
+def test_a_file_renamed_while_it_is_copied_is_taken_once_under_its_new_name(door: Door):
+    path = door.put("a.jsonl")
+    (drop,) = door.drops()
+    listing = door.inbox.listing()
+    path.rename(door.inbox.path / "b.jsonl")
+    with pytest.raises(ChangedWhileCopying):
+        copy_in(door.inbox, drop, listing, door.places.incoming, max_bytes=1e9)
+    assert [drop.name for drop in door.drops()] == ["b"]
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_written_through(door: Door, tmp_path: Path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (door.inbox.path / f"..appliance.{os.getpid()}.tmp").symlink_to(victim)
+    assert door.inbox.availability() is Availability.AVAILABLE
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "binary"])
+def test_a_sentinel_that_is_none_hangs_and_fools_nobody(door: Door, tmp_path: Path, kind: str):
+    sentinel = door.inbox.path / ".appliance"
+    match kind:
+        case "pipe":
+            os.mkfifo(sentinel)
+        case "folder":
+            sentinel.mkdir()
+        case "link":
+            (tmp_path / "x").write_text("installation\n")
+            sentinel.symlink_to(tmp_path / "x")
+        case "binary":
+            sentinel.write_bytes(b"\xff" * 5000)
+    assert door.inbox.availability() is not Availability.AVAILABLE
+
+
+def test_two_names_that_look_the_same_are_two_files(door: Door):
+    (door.inbox.path / "f").mkdir()
+    raw = os.fsencode(door.inbox.path / "f")
+    for name in (b"\xff.jsonl", b"\\xff.jsonl"):
+        Path(os.fsdecode(raw + b"/" + name)).write_text('{"text": "a"}\n')
+    (job,) = door.take_in(door.drops()[0])
+    assert len({file.path for file in job.files}) == 2
+    assert job.outcome is Outcome.REJECTED
+
+
+def test_times_beyond_all_reason_are_only_numbers(door: Door):
+    path = door.put("a.jsonl")
+    os.utime(path, ns=(0, 2**63 - 1))
+    (job,) = door.take_in(door.drops()[0])
+    assert job.outcome is None
+    assert door.drops() == []
+
+
+def test_a_file_that_another_program_still_writes_is_known(door: Door):
+    path = door.put("a.jsonl")
+    with path.open("ab"):
+        assert door.inbox.held_open("a.jsonl")
+    assert not door.inbox.held_open("a.jsonl")
+    assert not door.inbox.held_open("gone.jsonl")
 
 
 def test_a_pipe_does_not_hang_the_intake(door: Door):
@@ -168,7 +231,7 @@ def test_an_orphan_whose_sources_still_lie_in_the_inbox_never_happened(door: Doo
     source = replace(job.files[0], inode=path.stat().st_ino)
     JobDir(orphan).write_job(replace(job, number=9, id="0009-a", uuid="other", files=(source,)))
 
-    assert settle_orphan(orphan, inbox=door.inbox, store=door.store) is None
+    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store) is None
     assert not orphan.exists()
 
 
@@ -179,7 +242,7 @@ def test_an_orphan_that_is_the_only_copy_becomes_a_job(door: Door):
     (door.places.jobs / job.id).rename(orphan)
     JobDir(orphan).write_job(replace(job, number=9, id="0009-a", uuid="other"))
 
-    assert settle_orphan(orphan, inbox=door.inbox, store=door.store) is not None
+    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store) is not None
     assert door.store.job(9) is not None
 
 
@@ -212,7 +275,14 @@ def test_an_inbox_of_another_appliance_is_foreign_until_it_is_taken_over(door: D
         ("a.jsonl", b'{"a": 1}', Ending.CLOSED),
         ("a.jsonl", b'{"a": 1}\n{"a": ', Ending.OPEN_LINE),
         ("a.jsonl", b'{"a": 1}\n\0\0\0', Ending.NUL_BYTES),
-        ("a.jsonl", b"", Ending.CLOSED),
+        ("a.jsonl", b"", Ending.OPEN_LINE),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n'), Ending.CLOSED),
+        ("a.jsonl.gz", b"\x1f\x8b" + b"\0" * 200, Ending.NUL_BYTES),
+        ("a.csv", b"a,b\n1,2\n", Ending.CLOSED),
+        ("a.csv", b"a,b\n1,", Ending.OPEN_LINE),
+        ("a.parquet", b"PAR1 and so on PAR1", Ending.CLOSED),
+        ("a.parquet", b"PAR1 and so", Ending.OPEN_LINE),
+        ("a.parquet", b"PAR1 and so" + b"\0" * 99, Ending.NUL_BYTES),
         ("a.json", b'[{"a": 1}', Ending.OPEN_LINE),
         ("a.json", b'[{"a": 1}]\n', Ending.CLOSED),
         ("a.yaml", b"base_model: de", Ending.CLOSED),

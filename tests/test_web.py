@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.drops import Drop, DropState
 from appliance.job import Job, JobState, move
 from appliance.metrics import make_registry
 from appliance.progress import Progress
+from appliance.settling import Drop, DropState
 from appliance.web.access import host_name
 from appliance.web.app import make_app
 from appliance.web.server import ListenError, WebServer, split_address

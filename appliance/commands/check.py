@@ -71,7 +71,12 @@ def _files(paths: list[Path]) -> Files:
                 hint="Check one drop at a time.",
             )
         found[field] = Source(printable(path.name), path)
-    return Files(**found)
+    return Files(
+        dataset=found.get("dataset"),
+        held_out=found.get("held_out"),
+        recipe=found.get("recipe"),
+        checksum=found.get("checksum"),
+    )
 
 
 def _facts(checked: Checked) -> dict[str, object]:

@@ -47,6 +47,7 @@ def _files(job: JobDir) -> Files:
         recipe=first(Role.RECIPE),
         library=library,
         checksum=first(Role.CHECKSUM),
+        borrowed=any(file.role is Role.DATASET and not file.source for file in record.files),
     )
 
 

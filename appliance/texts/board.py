@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from appliance.drops import DropState
 from appliance.job import JobState, Outcome, Stage, Verdict, Waiting, outbox_name
+from appliance.settling import DropState
 from appliance.texts import markdown as md
 from appliance.texts.pages import render
 from appliance.texts.wording import STAGES, VERDICTS, clip, duration, loss, moment, rate, sentence

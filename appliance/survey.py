@@ -1,0 +1,176 @@
+"""One look at the inbox: what lies in it, what belongs together, what is ready. Done in a thread of its own.
+
+A network share can hang for minutes and a folder can hold ten thousands of names; the loop only folds in what was
+found.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from appliance.drops import find_drops, is_button
+from appliance.inbox import Availability, Inbox
+from appliance.job import Role
+from appliance.names import role_of
+from appliance.recipe_yaml import peek
+from appliance.settling import Drop, Rules
+from appliance.sightings import Ending, Entry, Kind, Sighting, observe
+from appliance.store import DropKey
+
+# How many files are looked into at a time: the rest waits for the next survey, and no file waits for all of them.
+MOST_ENDS = 500
+MOST_RECIPES = 100
+MOST_UNFINISHED = 100
+
+Keys = Mapping[bytes, list[DropKey]]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file that was taken in already and still lies in the inbox, under this or another name."""
+
+    path: str
+    entry: Entry
+    key: DropKey
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at the inbox found. `sightings` are without buttons and leftovers."""
+
+    availability: Availability
+    sightings: dict[str, Sighting] = field(default_factory=dict)
+    endings: Mapping[str, Ending] = field(default_factory=dict)
+    wanted: Mapping[str, str | None] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
+    drops: list[Drop] = field(default_factory=list)
+    buttons: Mapping[str, Sighting] = field(default_factory=dict)
+    leftovers: tuple[Leftover, ...] = ()
+    returned: tuple[DropKey, ...] = ()
+    """Files that could not be taken and now can: they count as new."""
+    absent: tuple[DropKey, ...] = ()
+    """Sources that are nowhere to be seen."""
+
+    def find_drops(self, sightings: Mapping[str, Sighting], rules: Rules, *, now: float) -> list[Drop]:
+        """What is ready and what waits at this time."""
+        return find_drops(
+            sightings,
+            now=now,
+            rules=rules,
+            endings=self.endings,
+            wanted=self.wanted,
+            held=self.held,
+            unread=self.unread,
+        )
+
+
+class Surveyor:
+    """Remembers from one look to the next since when each file has looked the same, and what stands in it."""
+
+    def __init__(self, inbox: Inbox, rules: Rules) -> None:
+        self._inbox = inbox
+        self._rules = rules
+        self._sightings: dict[str, Sighting] = {}
+        self._endings: dict[tuple[str, Entry], Ending] = {}
+        self._wanted: dict[tuple[str, Entry], str | None] = {}
+
+    def look(self, now: float, taken: Keys) -> Survey:
+        """Look at the inbox. `now` is the monotonic time at which the look begins, `taken` what was taken from it."""
+        began = time.monotonic()
+        availability = self._inbox.availability()
+        try:
+            listing = self._inbox.listing() if availability is Availability.AVAILABLE else {}
+        except OSError:
+            availability = Availability.UNAVAILABLE
+        if availability is not Availability.AVAILABLE:
+            # Nothing is thought deleted, and nothing is thought quiet, while the inbox cannot be seen.
+            self._sightings = {}
+            return Survey(availability)
+        now += time.monotonic() - began
+        self._sightings = observe(self._sightings, listing, now=now)
+        return self._survey(now, taken)
+
+    def _survey(self, now: float, taken: Keys) -> Survey:
+        found = _recognise(self._sightings, taken, self._rules.max_bytes)
+        returned = tuple(old.key for old in found if old.key.kept and self._is_takeable(old))
+        leftovers = tuple(old for old in found if old.key not in returned)
+        passed_over = {old.path for old in leftovers}
+        buttons = {path: seen for path, seen in self._sightings.items() if "/" not in path and is_button(path)}
+        sightings = {
+            path: seen for path, seen in self._sightings.items() if path not in passed_over and path not in buttons
+        }
+        there = {old.key for old in found}
+        survey = Survey(
+            Availability.AVAILABLE,
+            sightings,
+            self._look_at_ends(sightings),
+            self._look_at_recipes(sightings),
+            self._held(sightings),
+            frozenset(path for path in _recipes(sightings) if (path, sightings[path].entry) not in self._wanted),
+            buttons={path: seen for path, seen in buttons.items() if seen.entry.kind is Kind.FILE},
+            leftovers=leftovers,
+            returned=returned,
+            absent=tuple(key for keys in taken.values() for key in keys if key not in there),
+        )
+        survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
+        return survey
+
+    def _is_takeable(self, old: Leftover) -> bool:
+        """Whether a file that was left in the inbox can be taken now: it became readable, or the limit was raised."""
+        return old.entry.is_plain and old.entry.size <= self._rules.max_bytes and self._inbox.can_read(old.path)
+
+    def _look_at_ends(self, sightings: Mapping[str, Sighting]) -> dict[str, Ending]:
+        """How the data files end, those that lie for longest first. Unfinished ones are looked at again each time."""
+        shown = {(path, sightings[path].entry) for path in _data_files(sightings)}
+        self._endings = {key: ending for key, ending in self._endings.items() if key in shown}
+        fresh = sorted(shown - self._endings.keys(), key=lambda key: sightings[key[0]].since)
+        unfinished = [key for key, ending in self._endings.items() if ending is not Ending.CLOSED]
+        for key in [*unfinished[:MOST_UNFINISHED], *fresh[:MOST_ENDS]]:
+            self._endings[key] = self._inbox.ending(key[0])
+        return {path: ending for (path, _), ending in self._endings.items()}
+
+    def _look_at_recipes(self, sightings: Mapping[str, Sighting]) -> dict[str, str | None]:
+        shown = {(path, sightings[path].entry) for path in _recipes(sightings)}
+        self._wanted = {key: wanted for key, wanted in self._wanted.items() if key in shown}
+        fresh = sorted(shown - self._wanted.keys(), key=lambda key: sightings[key[0]].since)
+        for key in fresh[:MOST_RECIPES]:
+            text = self._inbox.read_small(key[0])
+            self._wanted[key] = peek(text).dataset if text is not None else None
+        return {path: wanted for (path, _), wanted in self._wanted.items()}
+
+    def _held(self, sightings: Mapping[str, Sighting]) -> frozenset[str]:
+        unfinished = [key for key, ending in self._endings.items() if ending is not Ending.CLOSED]
+        return frozenset(path for path, _ in unfinished[:MOST_UNFINISHED] if self._inbox.held_open(path))
+
+
+def _recognise(sightings: Mapping[str, Sighting], taken: Keys, max_bytes: float) -> list[Leftover]:
+    """The files that were taken in already. A file is known by what it is, not by its name, which may have changed."""
+    keys = [key for keys in taken.values() for key in keys]
+    if not keys:
+        return []
+    by_identity = {(key.device, key.inode, key.mtime_ns, key.size): key for key in keys}
+    growing = {(key.device, key.inode): key for key in keys if key.kept and key.size > max_bytes}
+    found = []
+    for path, seen in sightings.items():
+        key = by_identity.get(seen.entry.identity)
+        if key is None and seen.entry.size > max_bytes:
+            # Refused for its size already, and grown since.
+            key = growing.get((seen.entry.device, seen.entry.inode))
+        if key is not None:
+            found.append(Leftover(path, seen.entry, key))
+    return found
+
+
+def _data_files(sightings: Mapping[str, Sighting]) -> Iterable[str]:
+    return _of_roles(sightings, Role.DATASET, Role.EVAL)
+
+
+def _recipes(sightings: Mapping[str, Sighting]) -> Iterable[str]:
+    return _of_roles(sightings, Role.RECIPE)
+
+
+def _of_roles(sightings: Mapping[str, Sighting], *roles: Role) -> list[str]:
+    return [
+        path for path, seen in sightings.items() if seen.entry.is_plain and role_of(path.rpartition("/")[2])[1] in roles
+    ]
