@@ -1,12 +1,14 @@
 """What this machine is, as far as planning needs to know: its memory, and whether there is a GPU. Loads no torch."""
 
 import os
+from dataclasses import dataclass
 from typing import Final
 
 import pynvml
 
+from appliance.measurements import read_calibration
 from appliance.memory import read_memory
-from appliance.planning.fitting import Machine
+from appliance.planning.machine import Machine
 from appliance.settings import Settings
 
 # What training reaches where nothing was measured yet. GB10 sustains 60 to 80 TFLOP/s of 91 in such work.
@@ -17,28 +19,56 @@ CPU_FLOPS_PER_CORE: Final = 1e10
 
 
 def this_machine(settings: Settings) -> Machine:
-    """The machine that a plan is made for. The reserve never takes more than half of a small one."""
+    """The machine that a plan is made for, with what trainings have shown on it.
+
+    Where CPU and GPU share one memory, running out of it freezes the host, so the whole reserve is kept (of a small
+    machine at most half). Elsewhere it is an ordinary error, and an eighth is enough.
+    """
     total = read_memory().total_bytes
-    gpu = gpu_memory_bytes(total)
-    memory = total if gpu is None else gpu
+    gpu = _gpu_memory(total)
+    memory, unified = (total, False) if gpu is None else (gpu.total_bytes, gpu.unified)
     return Machine(
         memory_bytes=memory,
-        reserve_bytes=min(int(settings.memory_reserve_gb * 1e9), memory // 2),
+        reserve_bytes=min(int(settings.memory_reserve_gb * 1e9), memory // (2 if unified else 8)),
         kind="cpu" if gpu is None else "gpu",
         flops_per_second=_cpu_flops() if gpu is None else _gpu_flops(settings),
+        unified=unified,
+        calibration=read_calibration(settings.state),
     )
+
+
+def free_memory_bytes() -> int:
+    """What a training could take now, the reserve not counted: of the GPU's own memory where it has one, else of the
+    host's, whose page cache counts as free."""
+    memory = read_memory()
+    gpu = _gpu_memory(memory.total_bytes)
+    return memory.available_bytes if gpu is None or gpu.unified else gpu.free_bytes
 
 
 def gpu_memory_bytes(machine_bytes: int) -> int | None:
     """The memory of the first GPU; the machine's own where the two share it; None without a GPU."""
+    gpu = _gpu_memory(machine_bytes)
+    return None if gpu is None else gpu.total_bytes
+
+
+@dataclass(frozen=True)
+class _GpuMemory:
+    total_bytes: int
+    free_bytes: int
+    unified: bool
+
+
+def _gpu_memory(machine_bytes: int) -> _GpuMemory | None:
+    """Of the first GPU. NVML has no answer where the memory is the machine's own."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return None
     try:
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).total)
+        found = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0))
+        return _GpuMemory(int(found.total), int(found.free), unified=False)
     except pynvml.NVMLError_NotSupported:
-        return machine_bytes
+        return _GpuMemory(machine_bytes, 0, unified=True)
     except pynvml.NVMLError:
         return None
     finally:

@@ -29,6 +29,7 @@ from appliance.job import (
     move,
 )
 from appliance.job_dir import JobDir
+from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
@@ -174,6 +175,8 @@ class Pipeline:
             priority = Priority(result.get("priority", job.priority))
             job = replace(job, base_model=result.get("base_model"), method=result.get("method"), priority=priority)
             self.note_drop(job, "accepted", now=now)
+        if stage is Stage.TRAIN:
+            record_measurement(self.store, self.dir(job), now=now)
         if stage is Stage.VERIFY:
             job = replace(job, verdict=Verdict(result["verdict"]))
             self.store.count("verdicts_total", {"verdict": result["verdict"]})

@@ -18,6 +18,8 @@ from appliance.job import Job, JobState, Push, Stage
 from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
+DATABASE = "appliance.sqlite"
+"""Its name in the state directory."""
 BUSY_SECONDS = 30.0
 
 
@@ -272,6 +274,17 @@ class Store:
         """For a job that has ended."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM facts WHERE name LIKE ?", (f"progress {number} %",))
+
+    # What finished trainings have shown
+
+    def add_measurement(self, record: str, *, now: float) -> None:
+        with self.transaction() as connection:
+            connection.execute("INSERT INTO measurements VALUES (?, ?)", (now, record))
+
+    def measurements(self, limit: int = 500) -> list[str]:
+        """The newest first."""
+        rows = self.connection.execute("SELECT record FROM measurements ORDER BY rowid DESC LIMIT ?", (limit,))
+        return [row[0] for row in rows]
 
     # Events, requests, counters
 

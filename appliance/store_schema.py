@@ -76,6 +76,9 @@ STEPS = (
         pid_started INTEGER
     ) STRICT;
     """,
+    """
+    CREATE TABLE measurements (time REAL NOT NULL, record TEXT NOT NULL) STRICT;
+    """,
 )
 
 SCHEMA_VERSION = len(STEPS)

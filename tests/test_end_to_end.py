@@ -13,9 +13,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.daemon import DATABASE
 from appliance.outbox import read_manifest
-from appliance.store import Store
+from appliance.store import DATABASE, Store
 
 DEADLINE_SECONDS = 240.0
 ROW = {

@@ -1,24 +1,20 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import InputError, Reason
+from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
-from appliance.planning.fitting import (
-    Machine,
-    does_not_fit,
-    load_of,
-    sequence_cap,
-    sequence_length,
-    smaller_split,
-    would_fit,
-)
+from appliance.planning.fitting import load_of, sequence_cap, sequence_length
+from appliance.planning.machine import Machine
 from appliance.planning.memory_bill import memory_bill, nf4_bytes, weights_bytes
 from appliance.planning.plan import DataFacts, make_plan
+from appliance.planning.splits import smaller_split
 from appliance.recipe import Recipe
 from tests import shapes
 
@@ -113,7 +109,7 @@ def test_a_model_that_cannot_fit_is_planned_and_says_what_would():
     problem = does_not_fit(plan.memory, machine, would_fit(recipe(), LLAMA_70B, machine, 2048))
     assert not plan.fits
     assert problem.reason is Reason.WOULD_NOT_FIT
-    assert "smaller base model" in problem.message
+    assert "a smaller base_model such as mistralai/Mistral-Small-24B-Instruct-2501 or Qwen/Qwen3-14B" in problem.message
 
 
 def test_loading_in_4_bit_is_offered_when_that_would_fit():
@@ -166,9 +162,14 @@ def test_an_optimizer_that_needs_a_gpu_has_a_stand_in_on_a_cpu():
     assert plan.optim == "adamw_torch_fused"
     assert plan.memory.optimizer_bytes == 8 * plan.trainable_parameters
     assert any("adamw_8bit needs a GPU" in note for note in plan.notes)
-    on_gpu = make_plan(recipe(optim="paged_adamw_8bit"), LLAMA_8B, facts(100), SPARK)
-    assert on_gpu.optim == "paged_adamw_8bit"
-    assert any("pages between two memories" in note for note in on_gpu.notes)
+
+
+def test_a_paged_optimizer_is_warned_about_where_there_is_one_memory():
+    asked = recipe(optim="paged_adamw_8bit")
+    for unified in (True, False):
+        plan = make_plan(asked, LLAMA_8B, facts(100), replace(SPARK, unified=unified))
+        assert plan.optim == "paged_adamw_8bit"
+        assert any("pages between two memories" in note for note in plan.notes) is unified
 
 
 @pytest.mark.parametrize(

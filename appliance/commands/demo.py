@@ -22,12 +22,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from appliance.commands.follow import Follower
-from appliance.daemon import DATABASE
 from appliance.errors import ApplianceError
 from appliance.job import ENDED, Job, JobState
 from appliance.outbox import find_result
 from appliance.settings import PREFIX
-from appliance.store import Store
+from appliance.store import DATABASE, Store
 
 SAMPLE: Final = ("support-tickets.jsonl", "support-tickets.yaml")
 FOLDERS: Final = ("inbox", "outbox", "recipes", "state", "models")

@@ -13,8 +13,10 @@ from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.models import find_config
+from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
-from appliance.planning.fitting import Machine, does_not_fit, sequence_cap, would_fit
+from appliance.planning.fitting import sequence_cap
+from appliance.planning.machine import Machine
 from appliance.planning.model_shape import ModelShape
 from appliance.planning.plan import DataFacts, Plan, make_plan
 from appliance.recipe import Recipe

@@ -1,11 +1,10 @@
 """Opening the daemon's database for a command."""
 
-from appliance.daemon import DATABASE
 from appliance.errors import ApplianceError
 from appliance.job import Job
 from appliance.names import job_number
 from appliance.settings import Settings
-from appliance.store import Store
+from appliance.store import DATABASE, Store
 
 
 class NoStateError(ApplianceError):

@@ -4,13 +4,12 @@ The formulas follow the QLoRA paper's arithmetic and the layout that bitsandbyte
 constant says where it comes from. They are estimates of a peak: what a machine really needed corrects them later.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import Final, Literal
+from typing import Final
 
+from appliance.planning.machine import MachineKind
 from appliance.planning.model_shape import Layer, Linear, ModelShape
-
-MachineKind = Literal["cpu", "gpu"]
 
 GIB: Final = 1024**3
 # bitsandbytes: one 8-bit scale for 64 weights, one fp32 scale for 256 of those, and per layer two code tables
@@ -37,8 +36,13 @@ LOSS_CHUNK_SHARE: Final = 8
 LOSS_CHUNK_BYTES: Final = 2 * GIB
 LOSS_CHUNK_LOGITS_CPU: Final = 16 * 1024**2
 LOGIT_BYTES: Final = {"cpu": 2 + 4 + 4 + 2, "gpu": 2 + 4 + 4}
-# What a process grows by before it holds anything of the model: code that is loaded at first use, kernels, caches.
+# What a process grows by before it holds anything of the model: code that is loaded at first use, what malloc keeps.
 PROCESS_BYTES_CPU: Final = 45 * 10**6
+# On a CPU oneDNN makes its kernels anew for every length that rows come in, and keeps 1,024 of them: measured, those of
+# about 54 lengths. Making them again instead costs a tenth of the speed.
+KERNEL_LENGTHS: Final = 54
+KERNEL_BYTES: Final = 12 * 10**6
+KERNEL_BYTES_PER_WIDTH: Final = 47_000
 CUDA_CONTEXT_BYTES: Final = int(1.4 * GIB)
 # What torch's caching allocator holds beyond what is in use.
 ALLOCATOR_SLACK: Final = {"cpu": 0.0, "gpu": 0.05}
@@ -56,15 +60,13 @@ class Bill:
     overhead_bytes: int
 
     @property
+    def fixed_bytes(self) -> int:
+        """What stays whatever the length of the rows."""
+        return self.weights_bytes + self.adapter_bytes + self.optimizer_bytes
+
+    @property
     def total_bytes(self) -> int:
-        return (
-            self.weights_bytes
-            + self.adapter_bytes
-            + self.optimizer_bytes
-            + self.activations_bytes
-            + self.logits_bytes
-            + self.overhead_bytes
-        )
+        return self.fixed_bytes + self.activations_bytes + self.logits_bytes + self.overhead_bytes
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ class Load:
         return sum(count for count, linear in self.shape.named(self.targets) if not linear.quantised)
 
 
-def memory_bill(load: Load, *, micro_batch: int, sequence: int, gradient_checkpointing: bool) -> Bill:
-    """What one micro-batch of `micro_batch` examples of `sequence` tokens needs, with everything that stays loaded."""
+def memory_bill(load: Load, *, micro_batch: int, sequence: int, gradient_checkpointing: bool, lengths: int = 1) -> Bill:
+    """What one micro-batch of `micro_batch` examples of `sequence` tokens needs, with everything that stays loaded.
+
+    `lengths` is how many different lengths the examples have.
+    """
     tokens = micro_batch * sequence
     activations = _activations_bytes(load, tokens, gradient_checkpointing=gradient_checkpointing)
     logits = _logits_bytes(load, tokens)
@@ -103,7 +108,17 @@ def memory_bill(load: Load, *, micro_batch: int, sequence: int, gradient_checkpo
         optimizer_bytes=OPTIMIZER_BYTES.get(load.optim, OPTIMIZER_BYTES_32) * load.trainable_parameters,
         activations_bytes=activations,
         logits_bytes=logits,
-        overhead_bytes=_overhead_bytes(load) + round(ALLOCATOR_SLACK[load.kind] * (activations + logits)),
+        overhead_bytes=_overhead_bytes(load, lengths) + round(ALLOCATOR_SLACK[load.kind] * (activations + logits)),
+    )
+
+
+def corrected(bill: Bill, factor: float) -> Bill:
+    """The bill with the part that depends on lengths multiplied by what other trainings have shown."""
+    return replace(
+        bill,
+        activations_bytes=round(bill.activations_bytes * factor),
+        logits_bytes=round(bill.logits_bytes * factor),
+        overhead_bytes=round(bill.overhead_bytes * factor),
     )
 
 
@@ -162,10 +177,13 @@ def _logits_bytes(load: Load, tokens: int) -> int:
     return min(rows * vocabulary, max(LOSS_CHUNK_BYTES // 8, 2 * vocabulary)) * LOGIT_BYTES["gpu"]
 
 
-def _overhead_bytes(load: Load) -> int:
+def _overhead_bytes(load: Load, lengths: int) -> int:
     """The buffer that the largest layer is dequantised into, and what the process itself needs."""
     buffer = 2 * _largest_linear(load.shape).weights if load.load_in_4bit else 0
-    return buffer + (CUDA_CONTEXT_BYTES if load.kind == "gpu" else PROCESS_BYTES_CPU)
+    if load.kind == "gpu":
+        return buffer + CUDA_CONTEXT_BYTES
+    kernels = KERNEL_BYTES + KERNEL_BYTES_PER_WIDTH * load.shape.hidden_size
+    return buffer + PROCESS_BYTES_CPU + (min(lengths, KERNEL_LENGTHS) - 1) * kernels
 
 
 def _largest_linear(shape: ModelShape) -> Linear:

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 
 from appliance.errors import InputError, Problem, Reason
 
@@ -91,6 +92,11 @@ class ModelShape:
     """Towers for images and sound around it: loaded, and left alone."""
     tier: Tier = Tier.IN_4_BIT
     tier_reason: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for models of the same layers, whatever they are called."""
+        return sha256(repr((self.layers, self.hidden_size, self.vocabulary)).encode()).hexdigest()[:16]
 
     @property
     def layer_count(self) -> int:

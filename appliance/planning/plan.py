@@ -9,35 +9,37 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
 
+from appliance.planning.calibration import Forecast
 from appliance.planning.fitting import (
     LONGEST_SEQUENCE,
-    Machine,
-    Split,
-    choose_split,
     effective_batch_size,
     load_of,
     optimizer,
     sequence_cap,
 )
-from appliance.planning.memory_bill import Bill, Load
+from appliance.planning.machine import Machine
+from appliance.planning.memory_bill import KERNEL_LENGTHS, Bill, Load
 from appliance.planning.model_shape import ModelShape
+from appliance.planning.speed import model_flops_per_token, seconds_of_evaluation, startup_seconds
+from appliance.planning.splits import Rows, Split, choose_split, possible_splits
 from appliance.recipe import Recipe
 
 # Assumed while nothing is known about the rows.
 USUAL_SEQUENCE: Final = 2048
 FEWEST_WARMUP_STEPS: Final = 5
-# What one micro-batch costs whatever its size: launching kernels, collating, logging.
-MICRO_BATCH_SECONDS: Final = {"cpu": 0.04, "gpu": 0.05}
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known about the rows: `rows` in the dataset, `examples` of them trained on, with `tokens` in all."""
+    """What is known about the rows: `rows` in the dataset, `examples` of them trained on, with `tokens` in all, and how
+    many are held out; `lengths` is how many different lengths they have."""
 
     rows: int
     examples: int
     tokens: int
     max_seq_length: int
+    held_out: int = 0
+    lengths: int = KERNEL_LENGTHS
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Plan:
     model_flops_per_token: float
     tokens_per_second_estimate: float
     seconds_estimate: float | None
+    is_measured: bool
+    """Whether finished trainings on this machine have corrected memory or speed."""
+    alternatives: tuple[Split, ...]
+    """Every split that was considered, the chosen one among them."""
+    forecast: Forecast
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -74,9 +81,17 @@ class Plan:
             "machine_bytes": self.machine.memory_bytes,
             "reserve_bytes": self.machine.reserve_bytes,
         }
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("memory", "machine")}
+        own = {"memory", "machine", "alternatives", "forecast"}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
         lists = {"target_modules": list(self.target_modules), "notes": list(self.notes)}
-        return fields | lists | {"memory": memory, "machine_kind": self.machine.kind}
+        return {
+            **fields,
+            **lists,
+            "memory": memory,
+            "machine_kind": self.machine.kind,
+            "alternatives": [split.as_json(self.machine) for split in self.alternatives],
+            "forecast": asdict(self.forecast),
+        }
 
 
 def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine: Machine) -> Plan:
@@ -88,16 +103,17 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
     load = load_of(recipe, shape, machine.kind)
     effective = effective_batch_size(recipe, data.rows if data else None)
     sequence = data.max_seq_length if data else min(sequence_cap(recipe, shape, machine), USUAL_SEQUENCE)
-    split = choose_split(recipe, load, machine, effective=effective, sequence=sequence)
+    rows = _rows(data, sequence)
+    splits = possible_splits(recipe, load, machine, rows, effective=effective)
+    split = choose_split(splits, machine)
     epochs = _epochs(recipe, data, effective)
     steps = _total_steps(recipe, data, effective, epochs)
-    speed = _tokens_per_second(load, machine, split, data, sequence)
     return Plan(
         total_parameters=shape.total_parameters,
         trainable_parameters=load.trainable_parameters,
         memory=split.bill,
         machine=machine,
-        fits=split.bill.total_bytes <= machine.budget_bytes,
+        fits=split.fits(machine),
         effective_batch_size=effective,
         per_device_train_batch_size=split.micro_batch,
         gradient_accumulation_steps=split.accumulation,
@@ -111,9 +127,12 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         warmup_steps=None if steps is None else _warmup_steps(recipe, steps),
         packing=False,
         optim=load.optim,
-        model_flops_per_token=model_flops_per_token(load, _mean_length(data, sequence)),
-        tokens_per_second_estimate=round(speed, 1),
-        seconds_estimate=None if steps is None or not data else round(_tokens(data, effective, steps) / speed, 1),
+        model_flops_per_token=model_flops_per_token(load, rows.mean),
+        tokens_per_second_estimate=round(split.tokens_per_second, 1),
+        seconds_estimate=_seconds(load, machine, split, data, steps, epochs, rows.mean),
+        is_measured=split.is_measured,
+        alternatives=tuple(splits),
+        forecast=split.forecast,
         notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
     )
 
@@ -152,48 +171,30 @@ def _tokens(data: DataFacts, effective: int, steps: int) -> float:
     return data.tokens / max(data.examples, 1) * effective * steps
 
 
-def _tokens_per_second(load: Load, machine: Machine, split: Split, data: DataFacts | None, sequence: int) -> float:
-    """Real tokens a second, from the arithmetic of one token and the fixed cost of one micro-batch."""
-    length = _mean_length(data, sequence)
-    seconds_per_token = flops_per_token(load, split.gradient_checkpointing, length) / machine.flops_per_second
-    tokens = split.micro_batch * length
-    return tokens / (tokens * seconds_per_token + MICRO_BATCH_SECONDS[machine.kind])
+def _seconds(
+    load: Load,
+    machine: Machine,
+    split: Split,
+    data: DataFacts | None,
+    steps: int | None,
+    epochs: float | None,
+    length: float,
+) -> float | None:
+    """Until the adapter is trained: start, steps, and scoring the held-out rows after every epoch."""
+    if data is None or steps is None or epochs is None:
+        return None
+    measured = machine.calibration.startup_seconds(split.forecast.setting)
+    start = startup_seconds(load, machine, split.bill.weights_bytes) if measured is None else measured
+    training = _tokens(data, split.micro_batch * split.accumulation, steps) / split.tokens_per_second
+    scored = data.held_out * ceil(epochs)
+    each = seconds_of_evaluation(load, machine, length=length, factor=split.speed_factor)
+    return round(start + training + scored * each, 1)
 
 
-def _mean_length(data: DataFacts | None, sequence: int) -> float:
-    """Tokens of an average example."""
-    return data.tokens / data.examples if data and data.examples else sequence
-
-
-def model_flops_per_token(load: Load, length: float) -> float:
-    """What the model itself takes, for the utilisation (MFU): recomputed activations are not counted.
-
-    4 FLOP a weight of the frozen base, 6 a weight of the adapters, and for attention what the PaLM paper (appendix B)
-    counts, 12 × layers × heads × head size × sequence, without a discount for the causal mask; a layer with a window
-    looks no further back than that.
-    """
-    attention = 12 * sum(
-        layer.count * layer.attention_size * min(length, layer.window or length) for layer in load.shape.layers
-    )
-    return 4 * load.shape.compute_parameters + 6 * load.trainable_parameters + attention
-
-
-def flops_per_token(load: Load, gradient_checkpointing: bool, length: float) -> float:
-    """Forward and backward pass through a frozen base: 4 FLOP a weight (no weight gradients), 6 when recomputed.
-
-    Attention looks back half the sequence on average and has a gradient on both sides; so have the adapters.
-    """
-    passes = 4 if gradient_checkpointing else 3
-    base = (6 if gradient_checkpointing else 4) * load.shape.compute_parameters
-    attention = (
-        passes
-        * 2
-        * sum(
-            layer.count * layer.attention_size * min(length, 2 * (layer.window or length))
-            for layer in load.shape.layers
-        )
-    )
-    return base + attention + 2 * passes * load.trainable_parameters
+def _rows(data: DataFacts | None, sequence: int) -> Rows:
+    if data is None or not data.examples:
+        return Rows(sequence, sequence)
+    return Rows(sequence, data.tokens / data.examples, max(1, data.lengths))
 
 
 def _notes(recipe: Recipe, shape: ModelShape, machine: Machine, split: Split) -> Iterator[str]:
@@ -204,11 +205,18 @@ def _notes(recipe: Recipe, shape: ModelShape, machine: Machine, split: Split) ->
         yield f"this machine's memory caps max_seq_length at {cap}"
     if recipe.max_seq_length not in ("auto", cap):
         yield f"the base model has {shape.positions} positions, which caps max_seq_length at {cap}"
+    if shape.is_mixture:
+        yield "the experts are no linear layers and stay as they are; what is trained is the attention"
+    if shape.has_towers:
+        yield (
+            "only the language model is trained, its towers for images and sound are left alone; some servers load the "
+            "adapters of such wrapped models without any effect, so try yours before you rely on it"
+        )
     if split.gradient_checkpointing:
         yield "activations are recomputed (gradient checkpointing), which costs about half as much time again"
     if (stand_in := optimizer(recipe, machine.kind)) != recipe.optim:
         yield f"{recipe.optim} needs a GPU; {stand_in} takes its place"
-    elif recipe.optim.startswith("paged"):
+    elif recipe.optim.startswith("paged") and machine.unified:
         yield f"{recipe.optim} pages between two memories; a machine with unified memory has only one"
 
 

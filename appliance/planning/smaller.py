@@ -6,7 +6,7 @@ down.
 
 from typing import Any
 
-from appliance.planning.fitting import smaller_split
+from appliance.planning.splits import smaller_split
 
 
 def smaller_plan(plan: dict[str, Any], why: str, *, may_recompute: bool) -> dict[str, Any] | None:

@@ -25,8 +25,8 @@ from appliance.models import (
     repository_folder,
     size_of,
 )
+from appliance.planning.advice import refuse_what_never_fits
 from appliance.planning.architectures import read_shape
-from appliance.planning.fitting import refuse_what_never_fits
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.mirrors import mirror_in_4_bits

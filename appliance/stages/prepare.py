@@ -12,8 +12,10 @@ from appliance.job import Role, Stage
 from appliance.job_dir import JobDir, RowProgress
 from appliance.label_cache import LabelCache
 from appliance.models import read_config
+from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
-from appliance.planning.fitting import does_not_fit, sequence_cap, would_fit
+from appliance.planning.fitting import sequence_cap
+from appliance.planning.memory_bill import KERNEL_LENGTHS
 from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
@@ -64,7 +66,15 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     shape, machine = read_shape(read_config(Path(fetch["path"]))), this_machine(settings)
     inputs = _inputs(job, recipe, check, Path(fetch["path"]), sequence_cap(recipe, shape, machine))
     facts = _label(job.stage(Stage.PREPARE), settings, inputs)
-    data = DataFacts(check["rows"], facts["train_rows"], facts["tokens_total"], facts["max_seq_length"])
+    data = DataFacts(
+        rows=check["rows"],
+        examples=facts["train_rows"],
+        tokens=facts["tokens_total"],
+        max_seq_length=facts["max_seq_length"],
+        held_out=facts["eval_rows"],
+        # Labels from the cache of an older version do not say.
+        lengths=facts.get("row_lengths", KERNEL_LENGTHS),
+    )
     plan = make_plan(recipe, shape, data, machine)
     write_json(job.stage(Stage.PREPARE) / "plan.json", plan.as_json())
     if not plan.fits:

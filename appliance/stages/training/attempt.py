@@ -43,6 +43,9 @@ class Attempt:
         self.standing = resumed.standing if resumed else Standing()
         # Filled by the collator, which works one batch ahead; emptied as the batches are trained on.
         self.collated: deque[BatchCount] = deque()
+        # What this attempt did itself, for the comparison with the plan.
+        self.startup_seconds: float | None = None
+        self.began_at_step = self.standing.step
         self._newest = resumed
         self._step_batches: list[BatchCount] = []
         self._checkpoint_seconds = checkpoint_seconds
@@ -53,9 +56,10 @@ class Attempt:
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
-    def begin(self, **facts: object) -> None:
+    def begin(self, *, startup_seconds: float, **facts: object) -> None:
         """Training starts now, at the step the job had reached."""
-        self.progress.write("start", attempt_step=self.standing.step, **facts)
+        self.startup_seconds, self.began_at_step = startup_seconds, self.standing.step
+        self.progress.write("start", attempt_step=self.standing.step, startup_seconds=startup_seconds, **facts)
         self._step_began = self._saved_at = time.monotonic()
 
     def end_micro_batch(self) -> None:

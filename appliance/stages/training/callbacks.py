@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from appliance.stages.training.attempt import Attempt, nonfinite
-from appliance.stages.training.machine import cuda_reserved_bytes, has_gpu, resident_bytes
+from appliance.stages.training.machine import cuda_reserved_bytes, has_gpu, process_age_seconds, resident_bytes
 from appliance.stages.training.model import (
     LoadedModel,
     adapter_config,
@@ -51,6 +51,7 @@ class AttemptCallback(TrainerCallback):  # type: ignore[misc] # transformers has
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: object
     ) -> None:
         self._attempt.begin(
+            startup_seconds=process_age_seconds(),
             total_steps=state.max_steps,
             micro_batch=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,

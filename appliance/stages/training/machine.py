@@ -1,6 +1,8 @@
 """The machine as the training process sees it: its own memory, what is free, and the GPU if there is one."""
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ import torch
 from appliance.errors import StageFailure
 from appliance.job import FailureClass
 from appliance.memory import read_memory
+from appliance.planning.memory_bill import CUDA_CONTEXT_BYTES
+from appliance.processes import started_at
 
 GB = 10**9
 _STATUS = Path("/proc/self/status")
@@ -32,6 +36,37 @@ def resident_bytes() -> int:
 def peak_resident_bytes() -> int:
     """The most memory this process has had."""
     return _status_bytes(b"VmHWM:")
+
+
+def process_age_seconds() -> float:
+    """How long this process has been running, its imports included."""
+    ticks = started_at(os.getpid()) or 0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def forget_peak() -> None:
+    """Begin to measure `peak_resident_bytes` anew. Where the kernel does not allow it, the peak stays the old one."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_weights(model: torch.nn.Module) -> None:
+    """On a CPU, copy weights that are still mapped from their file, so that the file's pages can go.
+
+    Otherwise the whole of a 16-bit model stays mapped after it was quantised, because the embedding is left as it was.
+    """
+    if has_gpu():
+        return
+    for parameter in model.parameters():
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()
+
+
+def training_peak_bytes(before: int) -> int:
+    """What training needed at its peak, to be compared with the plan's total: on a GPU what torch reserved and the
+    context that it works in; on a CPU what came on top of the memory in use `before`, after the imports."""
+    reserved = peak_cuda_reserved_bytes()
+    return peak_resident_bytes() - before if reserved is None else reserved + CUDA_CONTEXT_BYTES
 
 
 def _status_bytes(field: bytes) -> int:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from appliance.errors import StageFailure
 from appliance.job import FailureClass
-from appliance.stages.training.machine import device_map, drop_page_cache
+from appliance.stages.training.machine import device_map, drop_page_cache, own_weights
 from appliance.stages.training.prepared import Prepared
 
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -63,6 +63,7 @@ def _load_base(prepared: Prepared) -> PreTrainedModel:
         use_gradient_checkpointing=_checkpointing(prepared),
         random_state=prepared.recipe.seed,
     )
+    own_weights(model)
     drop_page_cache(prepared.base)
     return model
 

@@ -28,7 +28,14 @@ from appliance.stages.training.checkpoints import (
     forget_later_checkpoints,
     newest_good_checkpoint,
 )
-from appliance.stages.training.machine import cap_gpu_memory, peak_cuda_reserved_bytes, peak_resident_bytes
+from appliance.stages.training.machine import (
+    cap_gpu_memory,
+    forget_peak,
+    peak_cuda_reserved_bytes,
+    peak_resident_bytes,
+    resident_bytes,
+    training_peak_bytes,
+)
 from appliance.stages.training.prepared import Prepared
 from appliance.stages.training.standing import BatchCount, Standing
 
@@ -41,8 +48,10 @@ def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float, reserv
 
     Raises Stopped after SIGTERM, with everything up to the last finished step saved.
     """
+    after_imports = resident_bytes()
     cap_gpu_memory(reserve_gb)
     loaded = load_model(prepared)
+    forget_peak()
     checkpoints = folder / "checkpoints"
     trainer = make_trainer(prepared, loaded, checkpoints)
     resumed = newest_good_checkpoint(checkpoints)
@@ -62,7 +71,8 @@ def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float, reserv
     best = attempt.standing.best_step if held_out and held_out.keep_best else None
     chosen = checkpoint_of_step(checkpoints, best or attempt.standing.step)
     adapter = assemble_adapter(chosen, prepared.tokenizer, folder / "adapter")
-    return training_facts(attempt.standing, loaded, trainer) | {"adapter_step": chosen.step, "adapter": adapter}
+    facts = training_facts(attempt.standing, loaded, trainer)
+    return facts | needs(attempt, trainer, after_imports) | {"adapter_step": chosen.step, "adapter": adapter}
 
 
 def make_trainer(prepared: Prepared, loaded: LoadedModel, output: Path) -> SFTTrainer:
@@ -212,6 +222,17 @@ def catch_up(trainer: SFTTrainer, attempt: Attempt, callback: AttemptCallback, r
     if callback.has_lost_patience or step >= total:
         attempt.finish()
     attempt.save({})
+
+
+def needs(attempt: Attempt, trainer: SFTTrainer, after_imports: int) -> dict[str, Any]:
+    """What this attempt really needed, to compare with the plan. `after_imports` is memory in use before loading."""
+    return {
+        "attempt_steps": attempt.standing.step - attempt.began_at_step,
+        "per_device_train_batch_size": trainer.args.per_device_train_batch_size,
+        "startup_seconds": attempt.startup_seconds,
+        "memory_after_imports_bytes": after_imports,
+        "training_peak_bytes": training_peak_bytes(after_imports),
+    }
 
 
 def training_facts(standing: Standing, loaded: LoadedModel, trainer: SFTTrainer) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def _facts(request: Request, kit: Kit, counts: Counts, given: Counts | None, div
         "train_rows": int(division.trained.sum()),
         "eval_rows": len(given.lengths) if given else int(division.held_out.sum()),
         "max_seq_length": sequence_length(int(longest), request.cap) if auto else request.cap,
+        "row_lengths": len({*counts.lengths, *(given.lengths if given else ())}),
         "tokens_total": int(lengths[division.trained].sum()),
         "tokens_trained": int(trained[division.trained].sum()),
         "stop_token_ids": list(kit.stop_ids),
