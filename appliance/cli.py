@@ -149,6 +149,17 @@ def push(job: JobName) -> None:
 
 
 @app.command()
+def approve(job: JobName) -> None:
+    """Let a job start that takes longer than APPLIANCE_MAX_JOB_HOURS.
+
+    Example: appliance approve 7
+    """
+    from appliance.commands.ask import approve as run
+
+    run(job)
+
+
+@app.command()
 def pause() -> None:
     """Start no more trainings until `resume`.
 

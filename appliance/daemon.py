@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance import outbox
+from appliance.admission import Admission
 from appliance.crew import Crew, Start
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
@@ -32,14 +33,13 @@ from appliance.reception import Reception
 from appliance.settings import Settings
 from appliance.settling import Rules
 from appliance.status_files import StatusFiles, kept_until
-from appliance.store import Request, Store
+from appliance.store import DATABASE, Request, Store
 from appliance.texts.read_me_first import read_me_first
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake, watch_folder
 
 logger = logging.getLogger(__name__)
 
-DATABASE: Final = "appliance.sqlite"
 TURN_SECONDS: Final = 0.25
 ERRORS_IN_A_ROW: Final = 20
 EXPIRY_SECONDS: Final = 3600.0
@@ -109,6 +109,7 @@ class Appliance:
             stall_seconds=settings.stall_minutes * 60,
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
+        self.admission = Admission(settings)
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
@@ -183,6 +184,17 @@ class Appliance:
                 self.cancel(int(request.target), now, wall)
             case "push" if request.target.isdigit():
                 self.pushes.ask(int(request.target), wall=wall)
+            case "approve" if request.target.isdigit():
+                self.approve(int(request.target), wall)
+
+    def approve(self, number: int, wall: float) -> None:
+        """Let a job start that takes longer than those that start by themselves."""
+        job = self.store.job(number)
+        if job is None or job.state in ENDED or job.approved:
+            return
+        self.store.save(replace(job, approved=True))
+        self.store.note(number, "approved", now=wall)
+        logger.info("approved", extra={"job": job.id})
 
     def cancel(self, number: int, now: float, wall: float) -> None:
         """Stop a job wherever it is. One that is being published is finished instead."""
@@ -214,7 +226,10 @@ class Appliance:
     def start_stages(self, now: float, wall: float) -> None:
         waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
         gpu = (Waiting.PAUSED, "") if self._paused() else None
-        self.crew.start(waiting, now, wall=wall, gpu=gpu)
+        self.crew.start(waiting, now, wall=wall, gpu=gpu, obstacle=partial(self._obstacle, now=now))
+
+    def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
+        return self.admission.obstacle(job, stage, self.pipeline.dir(job), now)
 
     def push_adapters(self, now: float, wall: float) -> None:
         self.pushes.reap(now, wall=wall)

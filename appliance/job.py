@@ -165,6 +165,8 @@ class Job:
     failure: FailureClass | None = None
     message: str = ""
     cancel_requested: bool = False
+    approved: bool = False
+    """Somebody has let it start although it takes longer than `MAX_JOB_HOURS`."""
     not_before: float = 0.0
     installation: str = ""
 

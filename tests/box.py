@@ -70,7 +70,7 @@ class Box:
         self.appliance.store.close()
         self.appliance._lock.release()
 
-    def drop(self, name: str = "support.jsonl", **script: str) -> None:
+    def drop(self, name: str = "support.jsonl", **script: object) -> None:
         (self.inbox / f".{name}.tmp").write_text(json.dumps(script) + f'\n{{"text": "{name} {time.time_ns()}"}}\n')
         (self.inbox / f".{name}.tmp").rename(self.inbox / name)
 

@@ -5,6 +5,7 @@ What it does is told by the first row of the dropped dataset, `{"train": "sleep"
 `wait` says that the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM,
 `need N` runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that
 the row names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the result holds one that can be pushed.
+`plan` is an object of what it leaves in `plan.json`.
 """
 
 import json
@@ -88,7 +89,7 @@ def leave_marks(stage: Stage, job_dir: JobDir) -> None:
     if stage is Stage.CHECK:
         (job_dir.stage(stage) / "recipe.json").write_text(json.dumps(RECIPE))
     if stage is Stage.PREPARE:
-        (job_dir.stage(stage) / "plan.json").write_text(json.dumps(PLAN))
+        (job_dir.stage(stage) / "plan.json").write_text(json.dumps(PLAN | script(job_dir).get("plan", {})))
 
 
 def need(micro_batch: int, stage: Stage, job_dir: JobDir) -> int:

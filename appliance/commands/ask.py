@@ -1,4 +1,4 @@
-"""`appliance cancel`, `push`, `pause`, `resume`: leave a request for the daemon."""
+"""`appliance cancel`, `approve`, `push`, `pause`, `resume`: leave a request for the daemon."""
 
 import time
 
@@ -48,6 +48,16 @@ def push(name: str) -> None:
         raise NoHubError(f"this appliance does not push: {missing} is not set", hint="Set it, and restart.")
     store.ask("push", str(job.number), now=time.time())
     print(f"job {job.id} will be pushed to {settings.hub_org}; `appliance show {job.number}` says how it goes")
+
+
+def approve(name: str) -> None:
+    """Let a job start that takes longer than those that start by themselves."""
+    store, settings = open_state()
+    job = find_job(store, name)
+    if job.state in ENDED:
+        raise TooLateError(f"job {job.id} has ended already: {job.state}")
+    store.ask("approve", str(job.number), now=time.time())
+    print(f"job {job.id} may take longer than {settings.max_job_hours:g} h")
 
 
 def queue(action: str) -> None:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 NOT_YET: Final = frozenset(
     {
         *("allowed_datasets",),
-        *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes", "max_job_hours"),
+        *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes"),
         *("max_priority", "train_window", "before_train_url", "after_train_url"),
     }
 )

@@ -1,0 +1,101 @@
+"""Which trainings may start now: those that fit into the free memory, and those that are not too long to go unasked."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from appliance.hardware import free_memory_bytes
+from appliance.job import Job, Stage, Waiting
+from appliance.job_dir import JobDir
+from appliance.settings import Settings
+from appliance.texts.wording import duration, size
+
+HOUR: Final = 3600.0
+# How long an answer holds: looking at every process of the machine is not free.
+LOOK_SECONDS: Final = 5.0
+
+
+Answer = tuple[Waiting, str]
+"""Why a job waits, and the details in the words that its board shows."""
+
+
+class Admission:
+    """Asked before every training; remembers its answers for a few seconds."""
+
+    def __init__(self, settings: Settings, *, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
+        self._settings = settings
+        self._free_bytes = free_bytes
+        self._answers: dict[int, tuple[float, Answer | None]] = {}
+
+    def obstacle(self, job: Job, stage: Stage, job_dir: JobDir, now: float) -> Answer | None:
+        """Why the next stage of a job must not start yet; None when it may. `now` is monotonic."""
+        if stage is not Stage.TRAIN:
+            self._answers.pop(job.number, None)
+            return None
+        asked, answer = self._answers.get(job.number, (float("-inf"), None))
+        is_approved_now = job.approved and answer is not None and answer[0] is Waiting.APPROVAL
+        if now - asked >= LOOK_SECONDS or is_approved_now:
+            answer = self._decide(job, _plan(job_dir))
+            self._answers[job.number] = now, answer
+        return answer
+
+    def _decide(self, job: Job, plan: dict[str, Any]) -> Answer | None:
+        seconds, memory = plan.get("seconds_estimate"), plan.get("memory", {})
+        if seconds is not None and seconds > self._settings.max_job_hours * HOUR and not job.approved:
+            return Waiting.APPROVAL, self._too_long(job, seconds)
+        if "total_bytes" not in memory:
+            return None
+        needs, reserve = memory["total_bytes"], memory["reserve_bytes"]
+        free = self._free_bytes() - reserve
+        return None if needs <= free else (Waiting.MEMORY, _too_large(needs, free, reserve))
+
+    def _too_long(self, job: Job, seconds: float) -> str:
+        hours = f"{self._settings.max_job_hours:g} h"
+        return (
+            f"it would take about {duration(seconds)} by estimate, longer than the {hours} that start by themselves; "
+            f"`appliance approve {job.number}` lets it start, or a file {job.number:04}.approve in the inbox"
+        )
+
+
+def _plan(job_dir: JobDir) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return plan
+
+
+def _too_large(needs: int, free: float, reserve: float) -> str:
+    text = f"needs {size(needs)}, {size(max(0, free))} are free beside the {size(reserve)} in reserve"
+    other = largest_process()
+    return (
+        f"{text}; the largest other process is {other.name} ({other.pid}) with {size(other.bytes)}" if other else text
+    )
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process by what it holds in memory."""
+
+    pid: int
+    name: str
+    bytes: int
+
+
+def largest_process(proc: Path = Path("/proc")) -> Process | None:
+    """The process besides this one that holds the most memory; None where none can be seen."""
+    others = (path for path in proc.glob("[0-9]*") if path.name != str(os.getpid()))
+    seen = (process for path in others if (process := _read_process(path)) is not None)
+    return max(seen, key=lambda process: process.bytes, default=None)
+
+
+def _read_process(path: Path) -> Process | None:
+    try:
+        resident = int((path / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return Process(int(path.name), (path / "comm").read_text().strip(), resident)
+    except (OSError, ValueError, IndexError):
+        # It has ended meanwhile, or is none of ours to see.
+        return None
