@@ -186,7 +186,7 @@ def _copy(source: int, path: str, role: Role, entry: Entry, staging: Path) -> Dr
         device=entry.device,
         inode=entry.inode,
         mtime_ns=entry.mtime_ns,
-        owner=_owner(os.fstat(source).st_uid),
+        owner=user_name(os.fstat(source).st_uid),
     )
 
 
@@ -197,7 +197,8 @@ def _must_be(descriptor: int, entry: Entry, path: str) -> None:
         raise ChangedWhileCopying(path)
 
 
-def _owner(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """The name of a user, or their number where the machine has no name for it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

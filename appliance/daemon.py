@@ -144,7 +144,7 @@ class Appliance:
         try:
             self.inbox.write_read_me(read_me_first(self.recipes))
             for recipe in self.recipes:
-                (self.inbox.path / recipe).mkdir(exist_ok=True)
+                self.inbox.make_folder(recipe)
         except OSError as error:
             # Somebody's file in the place of a folder, or an inbox that is not there yet: drops are taken all the same.
             logger.warning("the inbox could not be furnished: %s", error)

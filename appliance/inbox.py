@@ -72,6 +72,13 @@ class Inbox:
         if self._read(READ_ME, 2 * len(text.encode())) != text.encode():
             write_whole(self.path / READ_ME, text)
 
+    def make_folder(self, name: str) -> None:
+        """Make a folder in the inbox that whoever may write to the inbox may write to as well."""
+        folder = self.path / name
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(stat.S_IMODE(self.path.stat().st_mode))
+
     def listing(self) -> dict[str, Entry]:
         """Every name that counts, relative to the inbox with `/` between; names keep bytes that are not UTF-8.
 

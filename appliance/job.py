@@ -170,6 +170,11 @@ class Job:
     not_before: float = 0.0
     installation: str = ""
 
+    @property
+    def dropped_by(self) -> tuple[str, ...]:
+        """Who owned its files in the inbox."""
+        return tuple(sorted({file.owner for file in self.files if file.owner}))
+
 
 NEXT: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING}),

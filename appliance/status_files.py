@@ -1,9 +1,11 @@
 """`STATUS.md` and `STATUS.html` in the outbox: the board for people who only have the folder."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from appliance.copying import user_name
 from appliance.crew import Running
 from appliance.files import write_whole
 from appliance.inbox import Availability
@@ -75,6 +77,11 @@ def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Boar
     )
 
 
+def people(job: Job) -> tuple[str, ...]:
+    """Who dropped a job's files, where that is worth saying: on a share, and not where we are the only user."""
+    return tuple(name for name in job.dropped_by if name != user_name(os.geteuid()))
+
+
 def kept_until(job: Job, settings: Settings) -> float | None:
     """Until when an ended job's dataset stays in the state folder; None when it does not lie there."""
     if settings.keep_datasets != "state" or job.outcome is not Outcome.SUCCEEDED or job.finished is None:
@@ -100,13 +107,14 @@ def running_row(entry: Running, view: View) -> RunningRow:
         tokens_per_second=progress.tokens_per_second,
         loss=progress.loss,
         seconds_left=progress.seconds_left,
+        people=people(entry.job),
     )
 
 
 def queued_row(job: Job, jobs: Path) -> QueuedRow:
     """A job that waits, as the board shows it."""
     ready = (jobs / job.id / Stage.PREPARE / "result.json").exists()
-    return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready)
+    return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready, people=people(job))
 
 
 def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
@@ -124,6 +132,7 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
         tuned_loss=verified.get("tuned_loss"),
         message=job.message,
         kept_until=kept_until(job, settings),
+        people=people(job),
     )
 
 

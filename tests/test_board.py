@@ -51,6 +51,20 @@ def test_everything_that_matters_stands_on_the_board(write):
         assert fact in text
 
 
+@pytest.mark.parametrize("write", [markdown, status_html])
+def test_who_dropped_a_job_stands_beside_it(write):
+    people = ("anna", "ben")
+    board = Board(
+        NOW,
+        running=(replace(RUNNING, people=people),),
+        queued=(replace(FULL.queued[0], people=people),),
+        results=(replace(GOOD, people=people),),
+    )
+
+    assert write(board).count("dropped by anna and ben") == 3
+    assert "dropped by" not in write(FULL)
+
+
 def test_results_are_linked_relative_to_the_outbox():
     assert read_page(status_html(FULL)).links() == ["0011-mails/report.html", "0010-faq.rejected/WHY.html"]
     assert "[0011-mails](0011-mails/report.html)" in markdown(FULL)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +252,12 @@ def test_a_stage_dies_with_the_daemon(box: Box):
     environment = Path(f"/proc/{box.appliance.crew.running[1].process.pid}/environ").read_bytes()
     assert f"_APPLIANCE_PARENT_PID={os.getpid()}".encode() in environment.split(b"\0")
     os.kill(box.appliance.crew.running[1].process.pid, signal.SIGTERM)
+
+
+def test_whoever_may_write_to_the_inbox_may_write_to_its_recipe_folders(tmp_path):
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox").chmod(0o2770)
+    box = Box(tmp_path)
+    box.stop()
+
+    assert stat.S_IMODE((tmp_path / "inbox" / "default").stat().st_mode) == 0o2770

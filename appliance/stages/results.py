@@ -88,7 +88,7 @@ def manifest_facts(ending: Ending) -> dict[str, Any]:
         "base_model_commit": fetch.get("base_model_commit"),
         "dataset_sha256": check.get("dataset_sha256"),
         "rows": check.get("rows"),
-        "dropped_by": sorted({file.owner for file in job.files if file.owner}),
+        "dropped_by": list(job.dropped_by),
         "versions": versions(train),
         "started": job.started,
         "finished": ending.finished,

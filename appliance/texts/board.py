@@ -41,6 +41,7 @@ class RunningRow:
     tokens_per_second: float | None = None
     loss: float | None = None
     seconds_left: float | None = None
+    people: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class QueuedRow:
     waiting: Waiting
     detail: str = ""
     made_ready: bool = False
+    people: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class ResultRow:
     tuned_loss: float | None = None
     message: str = ""
     kept_until: float | None = None
+    people: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -148,17 +151,25 @@ def facts(row: RunningRow) -> list[str]:
         words.append(f"loss {loss(row.loss)}")
     if row.seconds_left is not None:
         words.append(f"about {duration(row.seconds_left)} left")
-    return words
+    return [*words, *(["dropped by " + " and ".join(row.people)] if row.people else [])]
 
 
 def why_waiting(row: QueuedRow) -> str:
     """Why a queued job waits, as a phrase."""
     ready = " and is ready to train" if row.made_ready and row.waiting is Waiting.NONE else ""
-    return WAITS[row.waiting] + ready + (f": {row.detail}" if row.detail else "")
+    return WAITS[row.waiting] + ready + (f": {row.detail}" if row.detail else "") + _by(row.people)
 
 
 def result_words(row: ResultRow) -> str:
-    """What came of a job, as a phrase."""
+    """What came of a job, and whose it is, as a phrase."""
+    return _came_of(row) + _by(row.people)
+
+
+def _by(people: tuple[str, ...]) -> str:
+    return f" (dropped by {' and '.join(people)})" if people else ""
+
+
+def _came_of(row: ResultRow) -> str:
     if row.outcome is Outcome.CHECKED:
         return "checked: it can be trained on"
     if row.verdict is None or row.outcome is not Outcome.SUCCEEDED:

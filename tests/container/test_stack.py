@@ -84,7 +84,7 @@ def test_a_file_put_into_the_share_comes_back_as_an_adapter(stack: Stack):
 
 def test_prometheus_has_the_series_of_the_appliance(stack: Stack):
     stack.wait(lambda: stack.prometheus('up{job="appliance"} == 1'), "Prometheus has scraped the appliance")
-    stack.wait(lambda: stack.prometheus("appliance_jobs_total"), "the job that ended is counted")
+    stack.wait(lambda: stack.prometheus("appliance_jobs_finished_total"), "the job that ended is counted")
 
 
 def test_a_person_of_the_share_can_do_what_they_should_and_no_more(stack: Stack):
