@@ -15,11 +15,13 @@ tools:
 demo: install ## A JSONL goes in, a QLoRA adapter comes out: the real thing on a tiny model, without a GPU
 	@$(bin)/appliance demo
 
-check: tools ## Lint, format, types, and which layer may import which
+check: tools ## Lint, format, types, which layer may import which, and known vulnerabilities of what is locked
 	@$(bin)/ruff check --quiet .
 	@$(bin)/ruff format --check --quiet --diff .
 	@$(bin)/mypy --no-error-summary
 	@report=$$($(bin)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
+	@$(bin)/hadolint Dockerfile container/share/Dockerfile
+	@requirements/audit.sh
 
 test: check ## What CI runs: the checks and every test but the long ones (PYTEST_ARGS="-k labels" picks some)
 	@$(bin)/python -m pytest -m "not soak and not container" $(PYTEST_ARGS)
@@ -38,6 +40,7 @@ test-container: tools ## Build the images and try the whole stack for real
 
 lock: ## Resolve requirements/*.lock again (UPGRADE=1 takes the newest versions admitted)
 	@requirements/lock.sh
+	@$(bin)/python requirements/licences.py
 
 demo-model: install ## Train the tiny base model that ships with the package (about 20 minutes)
 	@$(bin)/python -m appliance.stages.training.make_demo_model

@@ -1,6 +1,9 @@
 """The lock files: complete, hashed, wheels only, and the same versions on every kind of machine."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -102,3 +105,36 @@ def test_what_runs_here_is_what_the_locks_say():
     installed = {canonicalize_name(found.name): found.version for found in metadata.distributions()}
 
     assert {package: installed.get(package) for package in locked} == locked
+
+
+def test_the_licence_of_every_package_in_the_image_is_listed():
+    listed = dict(re.findall(r"^\| ([\w.-]+) \| (\S+) \| \S", (ROOT / "docs/licences.md").read_text(), re.MULTILINE))
+    locked = pins("spark")
+    del listed["package"]
+    assert set(pins("cuda")) | set(pins("cpu")) <= set(locked)
+
+    # A package's own metadata may write a version with a zero more.
+    assert {canonicalize_name(name): version.rstrip(".0") for name, version in listed.items()} == {
+        name: version.rstrip(".0") for name, version in locked.items()
+    }
+    assert "unknown: look" not in (ROOT / "docs/licences.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("packages", "result"),
+    [
+        ([{"name": "a", "version": "1", "vulns": []}], "audited"),
+        ([{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}], "vulnerable"),
+        ([{"name": "a", "skip_reason": "Dependency not found"}], "NOT AUDITED: the service"),
+        (None, "NOT AUDITED: no vulnerability service"),
+    ],
+)
+def test_an_audit_that_could_ask_nobody_is_not_taken_for_a_clean_one(tmp_path, packages, result):
+    answer = tmp_path / "audit.json"
+    answer.write_text("" if packages is None else json.dumps({"dependencies": packages}))
+
+    said = subprocess.run(
+        [sys.executable, ROOT / "requirements/audit_result.py", answer], capture_output=True, text=True, timeout=60
+    )
+
+    assert said.stdout.startswith(result)

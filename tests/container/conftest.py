@@ -1,22 +1,20 @@
 """One engine and one stack for all container tests. Where there can be no engine they skip, loudly, with the reason."""
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.container import images
-from tests.container.engine import Engine, NoEngine, find_engine
+from tests.container.engine import Engine, NoEngine, find_engine, install_packages
 from tests.container.stack import Stack
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    if not shutil.which("smbclient"):
-        _skip("smbclient is missing: apt-get install smbclient")
     try:
+        install_packages("smbclient", commands=("smbclient",))
         engine = find_engine()
     except NoEngine as reason:
         _skip(str(reason))

@@ -73,7 +73,7 @@ def find_engine() -> Engine:
         if shutil.which("docker") and _is_current(engine):
             return engine
     _need_room_and_root()
-    _install_packages("docker.io", "debootstrap", commands=("dockerd", "debootstrap"))
+    install_packages("docker.io", "debootstrap", commands=("dockerd", "debootstrap"))
     _get_plugins()
     return _start()
 
@@ -82,7 +82,7 @@ def ensure_base_image(engine: Engine) -> None:
     """The image that every Dockerfile begins with, made by debootstrap unless it is there or can be pulled."""
     if engine.has_image(BASE_IMAGE) or engine.run("pull", "--quiet", BASE_IMAGE, timeout=120).returncode == 0:
         return
-    _install_packages("debootstrap", commands=("debootstrap",))
+    install_packages("debootstrap", commands=("debootstrap",))
     system = WORK / "base"
     if not (system / "complete").exists():
         shutil.rmtree(system, ignore_errors=True)
@@ -114,17 +114,18 @@ def _is_current(engine: Engine) -> bool:
 def _need_room_and_root() -> None:
     if os.geteuid() != 0:
         raise NoEngine("docker does not work here, and starting an engine of our own takes root")
-    if not shutil.which("apt-get"):
-        raise NoEngine("docker does not work here, and this is no Debian to install it on")
     WORK.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(WORK).free
     if free < LEAST_FREE_BYTES:
         raise NoEngine(f"{WORK} has {free / 1e9:.1f} GB free, and {LEAST_FREE_BYTES / 1e9:.0f} GB are needed")
 
 
-def _install_packages(*packages: str, commands: tuple[str, ...]) -> None:
+def install_packages(*packages: str, commands: tuple[str, ...]) -> None:
+    """Debian's packages, unless their commands are there. Raises NoEngine."""
     if all(shutil.which(command) for command in commands):
         return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise NoEngine(f"{', '.join(packages)} can only be installed by root on Debian")
     _retry("apt-get", "update", "-qq")
     _retry("apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages)
 

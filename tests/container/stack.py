@@ -15,7 +15,6 @@ from tests.container.engine import ROOT, WORK, Engine
 
 # A user that no /etc/passwd knows.
 UID: Final = 4321
-PROJECT: Final = "spark-appliance-test"
 PARTS: Final = ("compose.yaml", "compose.cpu.yaml", ".env.example", "Makefile", "container", "monitoring", "recipes")
 DEADLINE_SECONDS: Final = 240
 PEOPLE: Final = {"anna": "Hase-im-Feld-17", "ben": "Fuchs,bau:23$"}
@@ -32,9 +31,10 @@ SETTINGS: Final = {
 class Stack:
     """One project folder and what runs from it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, name: str = "test") -> None:
         self.engine = engine
-        self.folder = WORK / "project"
+        self.name = f"spark-appliance-{name}"
+        self.folder = WORK / self.name
         self.ports = {name: _free_port() for name in ("PAGES_PORT", "GRAFANA_PORT", "SHARE_PORT")}
         self.secrets: dict[str, str] = {}
 
@@ -58,7 +58,7 @@ class Stack:
             self.secrets[path.name] = path.read_text().strip()
 
     def compose(self, *words: object, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        files = ("-p", PROJECT, "-f", "compose.yaml", "-f", "compose.cpu.yaml")
+        files = ("-p", self.name, "-f", "compose.yaml", "-f", "compose.cpu.yaml")
         done = self.engine.run("compose", *files, *words, cwd=self.folder, timeout=timeout)
         said = f"docker compose {' '.join(map(str, words))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         assert not check or done.returncode == 0, f"{said}\n{self.logs() if 'logs' not in words else ''}"
@@ -95,6 +95,25 @@ class Stack:
         )
         return [json.loads(line) for line in done.stdout.splitlines() if line.endswith("}")]
 
+    def steps(self, job: str) -> list[dict[str, Any]]:
+        return [event for event in self.events(job, "train") if event["event"] == "step"]
+
+    def starts(self, job: str) -> list[dict[str, Any]]:
+        """How each attempt at a training began."""
+        return [event for event in self.events(job, "train") if event["event"] == "start"]
+
+    def set(self, name: str, value: str) -> None:
+        """A line of .env; the last one counts."""
+        with (self.folder / ".env").open("a") as file:
+            file.write(f"{name}={value}\n")
+
+    def drop(self, name: str, text: str) -> None:
+        """Put a file into the inbox as somebody at the machine itself does."""
+        path = self.folder / "inbox" / f".{name}.tmp"
+        path.write_text(text)
+        os.chown(path, UID, UID)
+        path.rename(path.with_name(name))
+
     def smb(self, person: str | None, share: str, commands: str) -> subprocess.CompletedProcess[str]:
         """smbclient as one person, or as nobody, in a folder of its own."""
         folder = WORK / "desk"
@@ -130,7 +149,7 @@ class Stack:
         return found
 
     def remove(self) -> None:
-        self.engine.run("compose", "-p", PROJECT, "down", "--volumes", "--remove-orphans", "--timeout", "5", cwd=WORK)
+        self.engine.run("compose", "-p", self.name, "down", "--volumes", "--remove-orphans", "--timeout", "5", cwd=WORK)
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(WORK / "desk", ignore_errors=True)
 
