@@ -75,7 +75,7 @@ class Inbox:
     def make_folder(self, name: str) -> None:
         """Make a folder in the inbox that whoever may write to the inbox may write to as well."""
         folder = self.path / name
-        if not folder.exists():
+        if not folder.is_dir():
             folder.mkdir()
             folder.chmod(stat.S_IMODE(self.path.stat().st_mode))
 
