@@ -35,6 +35,7 @@ from appliance.job import (
     Verdict,
     Waiting,
 )
+from appliance.progress import Progress, fold, parse_lines
 
 
 class JobDir:
@@ -115,7 +116,7 @@ class ProgressWriter:
 
 
 class RowProgress:
-    """Tells the daemon how many rows a stage has done, at most four times a second."""
+    """Tells the daemon how many rows (and tokens, if it counts them) a stage has done, at most four times a second."""
 
     SECONDS_BETWEEN_EVENTS = 0.25
 
@@ -123,10 +124,11 @@ class RowProgress:
         self._writer = ProgressWriter(stage_folder)
         self._total = total
         self._rows = 0
+        self._tokens: int | None = None
         self._next = 0.0
 
-    def report(self, rows: int) -> None:
-        self._rows = rows
+    def report(self, rows: int, tokens: int | None = None) -> None:
+        self._rows, self._tokens = rows, tokens
         if time.monotonic() >= self._next:
             self._write()
 
@@ -135,8 +137,21 @@ class RowProgress:
         self._writer.close()
 
     def _write(self) -> None:
-        self._writer.write("progress", done=self._rows, total=self._total, unit="rows")
+        tokens = {} if self._tokens is None else {"tokens": self._tokens}
+        self._writer.write("progress", done=self._rows, total=self._total, unit="rows", **tokens)
         self._next = time.monotonic() + self.SECONDS_BETWEEN_EVENTS
+
+
+def read_progress(folder: Path) -> Progress:
+    """What a stage has reported so far, from its file."""
+    progress = Progress()
+    try:
+        text = (folder / "progress.jsonl").read_text()
+    except FileNotFoundError:
+        return progress
+    for event in parse_lines(text):
+        progress = fold(progress, event)
+    return progress
 
 
 def _ends_in_newline(path: Path) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from appliance.texts.wording import size
+
 # Steps that the measured rate looks back on: enough to be calm, few enough to follow a slowdown.
 RATE_STEPS = 20
 
@@ -29,6 +31,8 @@ class Progress:
     done: float | None = None
     total: float | None = None
     unit: str = ""
+    tokens: int | None = None
+    """Tokens seen, by a stage that counts them beside its rows."""
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None
@@ -87,7 +91,8 @@ def fold(progress: Progress, event: Mapping[str, Any]) -> Progress:
     progress = replace(progress, last_event=event["time"])
     match event["event"]:
         case "progress":
-            return replace(progress, done=event["done"], total=event["total"], unit=event["unit"])
+            done, total, tokens = event["done"], event["total"], event.get("tokens")
+            return replace(progress, done=done, total=total, unit=event["unit"], tokens=tokens)
         case "start":
             return replace(progress, step=event["attempt_step"], total_steps=event["total_steps"], pace=())
         case "step":
@@ -170,5 +175,8 @@ def how_far(progress: Progress) -> str:
         return f"step {progress.step} of {progress.total_steps}"
     if progress.done is None:
         return ""
+    if progress.unit == "bytes":
+        return size(progress.done) + (f" of {size(progress.total)}" if progress.total else "")
     of = f" of {progress.total:,.0f}" if progress.total else ""
-    return f"{progress.done:,.0f}{of} {progress.unit}"
+    tokens = "" if progress.tokens is None else f", {progress.tokens:,} tokens"
+    return f"{progress.done:,.0f}{of} {progress.unit}{tokens}"

@@ -145,7 +145,7 @@ def measure_appliance(folder: Path) -> dict[str, Any]:
         folder=target,
     )
     began, worked = time.monotonic(), processor_seconds()
-    facts = label_dataset(request, lambda rows: None)
+    facts = label_dataset(request, lambda rows, tokens: None)
     seconds, worked = time.monotonic() - began, processor_seconds() - worked
     shutil.rmtree(target)
     return figures_of(seconds, worked, facts["tokens_total"], facts["tokens_trained"])

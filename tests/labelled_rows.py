@@ -33,7 +33,7 @@ def prepare(folder, rows: list[dict], *, cap: int = 512, model=DEMO, held_out: l
         cap=cap,
         folder=folder,
     )
-    return label_dataset(request, lambda rows: None)
+    return label_dataset(request, lambda rows, tokens: None)
 
 
 def problems_of(folder, rows: list[dict], **how) -> list:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from appliance.job_dir import ProgressWriter
-from appliance.progress import Progress, Tally, fold, last_of_each_step, parse_lines
+from appliance.progress import Progress, Tally, fold, how_far, last_of_each_step, parse_lines
 
 
 def step(number: int, *, tokens: int, seconds: float = 2.0, time: float = 0.0, **more) -> dict:
@@ -78,3 +80,18 @@ def test_what_is_reported_after_a_power_cut_is_not_glued_to_half_a_line(tmp_path
 def test_of_repeated_steps_the_last_counts():
     events = [step(1, tokens=1), step(2, tokens=2, loss=9.0), step(2, tokens=2, loss=8.0)]
     assert [(event["step"], event["loss"]) for event in last_of_each_step(events)] == [(1, 1.5), (2, 8.0)]
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (Progress(step=3, total_steps=60), "step 3 of 60"),
+        (Progress(done=1200, total=7473, unit="rows"), "1,200 of 7,473 rows"),
+        (Progress(done=1200, total=7473, unit="rows", tokens=153_000), "1,200 of 7,473 rows, 153,000 tokens"),
+        (Progress(done=1.3e9, total=5.2e9, unit="bytes"), "1.3 GB of 5.2 GB"),
+        (Progress(done=1.3e9, unit="bytes"), "1.3 GB"),
+        (Progress(), ""),
+    ],
+)
+def test_how_far_a_stage_is_in_words(progress, words):
+    assert how_far(progress) == words

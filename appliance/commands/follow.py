@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from appliance.job import Job, Stage
+from appliance.job_dir import read_progress
 from appliance.progress import Progress as StageProgress
-from appliance.progress import fold, how_far, parse_lines
+from appliance.progress import how_far
 from appliance.texts.wording import duration, rate
 
 
@@ -58,18 +59,6 @@ class Follower:
         self._task = self._bar.add_task("", total=100, stage=stage, how_far="")
         if not sys.stderr.isatty():
             self._console.print(f"{stage} …")
-
-
-def read_progress(folder: Path) -> StageProgress:
-    """What a stage has reported so far, from its file."""
-    progress = StageProgress()
-    try:
-        text = (folder / "progress.jsonl").read_text()
-    except FileNotFoundError:
-        return progress
-    for event in parse_lines(text):
-        progress = fold(progress, event)
-    return progress
 
 
 def how_it_goes(progress: StageProgress) -> str:

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from appliance.commands.follow import how_it_goes, read_progress
+from appliance.commands.follow import how_it_goes
 from appliance.commands.state import find_job, open_state
 from appliance.daemon import database_jobs_folder
 from appliance.job import Job, JobState, Outcome, Push, Waiting
-from appliance.job_dir import job_to_json
+from appliance.job_dir import job_to_json, read_progress
 from appliance.outbox import find_result
 from appliance.progress import Progress
 from appliance.push_store import PushRow, PushStore

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from appliance.history import Histories
-from appliance.job import ENDED, Job, JobState
+from appliance.job import ENDED, Job, JobState, Push
 from appliance.web.answers import JobAnswer, ProblemAnswer
 from appliance.web.guards import may_read
 from appliance.web.jobs import answer
@@ -94,7 +94,8 @@ def job_news(site: Site, histories: Histories, shared: Shared, job: Job, *, afte
         if told != state["said"]:
             events.append(Event("job", told.model_dump_json()))
             state["said"] = told
-        state["over"] = told.state in ENDED
+        # A push goes on after the end.
+        state["over"] = told.state in ENDED and told.push is not Push.PENDING
         return events
 
     return news

@@ -9,10 +9,11 @@ from typing import Any, Final
 from appliance.actions import offered
 from appliance.errors import Problem, Reason
 from appliance.files import open_below
-from appliance.job import ENDED, Job, JobState, Stage
-from appliance.job_dir import JobDir
+from appliance.job import ENDED, Job, JobState, Push, Stage
+from appliance.job_dir import JobDir, read_progress
 from appliance.outbox import find_result, read_manifest
-from appliance.progress import Progress
+from appliance.progress import Progress, how_far
+from appliance.push_store import PushStore
 from appliance.web.answers import JobAnswer
 from appliance.web.site import Site
 
@@ -21,6 +22,12 @@ LOG_LINES: Final = 40
 SAMPLES_SHOWN: Final = 3
 SAMPLES_BYTES: Final = 200_000
 PROBLEMS_SHOWN: Final = 5
+PUSHES: Final = {
+    Push.PENDING: "waits to be pushed",
+    Push.PUSHED: "pushed",
+    Push.WITHHELD: "withheld: the verdict is below what APPLIANCE_HUB_PUSH_WHEN asks for",
+    Push.BLOCKED: "needs a person",
+}
 
 
 def progress_of(site: Site, job: Job) -> Progress | None:
@@ -81,6 +88,19 @@ def samples(site: Site, job: Job, folder: Path | None) -> list[dict[str, Any]]:
 def evaluation(site: Site, job: Job) -> dict[str, Any]:
     """What the verification found; empty until it has."""
     return JobDir(site.jobs / job.id).result(Stage.VERIFY) or {}
+
+
+def push_words(site: Site, job: Job) -> str:
+    """How the push of a job stands, as a phrase; empty where nothing is pushed."""
+    if job.push is Push.OFF:
+        return ""
+    row = PushStore(site.store).row(job.number)
+    details = {Push.PUSHED: row.url, Push.BLOCKED: row.message, Push.PENDING: row.message}
+    detail = details.get(job.push) or ""
+    if row.pid is not None:
+        detail = how_far(read_progress(site.jobs / job.id / Stage.PUSH)) or "being pushed"
+    hint = f" {row.hint}" if row.hint and job.push is Push.BLOCKED else ""
+    return f"{PUSHES[job.push]}{': ' if detail else ''}{detail}{hint}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from appliance.gpu import GpuReading
 from appliance.machine_watch import MachineReading
-from appliance.memory import read_memory
+from appliance.memory import memory_floors, read_memory
 from appliance.settings import Settings
 from appliance.texts.wording import percent, size
 
@@ -22,11 +22,11 @@ def memory_bar(settings: Settings) -> MemoryBar:
     """How much is in use, and where the guard stops a training."""
     memory = read_memory()
     total, free = memory.total_bytes, memory.available_bytes
-    floors = [gigabytes * 1e9 for gigabytes in (settings.memory_floor_gb, settings.memory_kill_floor_gb)]
+    floors = memory_floors(settings, total)
     return MemoryBar(
         used=round(1000 * (total - free) / total),
-        floors=tuple(round(1000 * (total - floor) / total) for floor in floors if 0 < floor < total),
-        words=f"{size(free)} of {size(total)} are free; below {size(floors[0])} a training saves and stops",
+        floors=tuple(round(1000 * (total - f) / total) for f in (floors.first_bytes, floors.second_bytes) if f > 0),
+        words=f"{size(free)} of {size(total)} are free; below {size(floors.first_bytes)} a training saves and stops",
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from appliance.history import Histories
-from appliance.job import ENDED
+from appliance.job import ENDED, Push
 from appliance.texts.pages import render
 from appliance.web.access import SESSION_SECONDS, safe_next
 from appliance.web.api import job_finder, job_news
@@ -60,7 +60,7 @@ def make_pages(site: Site, histories: Histories, shared: Shared, watchers: Watch
     def job(id: str, request: Request) -> Response:
         found, who = find(id), who_is(site, request)
         top, rest = views.job_top(found.number, acts=who.acts), views.job_rest(found.number)
-        over = found.state in ENDED
+        over = found.state in ENDED and found.push is not Push.PENDING
         context = frame(request, who, stream=None if over else f"/live/jobs/{found.number}")
         context |= {"job": found, "live_top": with_proof(top, who.csrf), "live_rest": with_proof(rest, who.csrf)}
         return HTMLResponse(render("web/job.html.j2", context | views.job_curves(found)))

@@ -16,7 +16,7 @@ from appliance.texts.board import facts, result_words, why_waiting
 from appliance.texts.curves import curves
 from appliance.texts.pages import render
 from appliance.texts.wording import STAGES, moment, size
-from appliance.web.jobs import evaluation, log_tail, rejections, result_files, samples
+from appliance.web.jobs import evaluation, log_tail, push_words, rejections, result_files, samples
 from appliance.web.machine_words import disks, gpu_facts, memory_bar
 from appliance.web.site import Site
 
@@ -141,7 +141,7 @@ class Views:
             ("started", moment(job.started, None) if job.started else ""),
             ("ended", moment(job.finished, None) if job.finished else ""),
             ("attempt", str(job.attempt) if job.attempt > 1 else ""),
-            ("Hub", "" if job.push == "off" else str(job.push)),
+            ("Hub", push_words(self.site, job)),
             ("files", ", ".join(f"{file.name} ({size(file.bytes)})" for file in job.files)),
         ]
         return [(name, value) for name, value in about if value]

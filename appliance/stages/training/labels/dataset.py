@@ -24,7 +24,7 @@ from appliance.stages.training.labels.rows import Row, read_rows
 from appliance.stages.training.labels.samples import choose
 from appliance.stages.training.labels.sieve import Counts, Sieve, percentile
 
-Progress = Callable[[int], object]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def label_dataset(request: Request, progress: Progress) -> dict[str, Any]:
     kit = _kit(request)
     examples, given = request.folder / "examples.arrow", request.folder / "eval.arrow"
     counts = _label(request, kit, request.rows, examples, progress)
-    given_counts = _label(request, kit, request.held_out, given, lambda rows: None) if request.held_out else None
+    given_counts = _label(request, kit, request.held_out, given, _untold) if request.held_out else None
     try:
         _refuse(request, counts, given_counts)
     except InputError:
@@ -80,6 +80,10 @@ def label_dataset(request: Request, progress: Progress) -> dict[str, Any]:
     return _facts(request, kit, counts, given_counts, division)
 
 
+def _untold(rows: int, tokens: int) -> None:
+    """The held-out file is small: nobody waits for it."""
+
+
 def _kit(request: Request) -> Kit:
     if request.conversational:
         return conversation_kit(request.model, request.recipe, created=request.created)
@@ -87,12 +91,13 @@ def _kit(request: Request) -> Kit:
 
 
 def _label(request: Request, kit: Kit, rows: Path, target: Path, progress: Progress) -> Counts:
-    sieve = Sieve(request.cap, request.recipe.long_examples, frozenset(kit.stop_ids))
+    sieve, tokens = Sieve(request.cap, request.recipe.long_examples, frozenset(kit.stop_ids)), 0
     with closing(ExampleWriter(target)) as writer, rows.open("rb") as lines:
         for outcome in label(lines, kit.labeller, kit.control, kit.tokenizer.backend):
             if example := sieve.sift(outcome):
                 writer.write(example)
-            progress(sieve.counts.rows)
+                tokens += sieve.counts.lengths[-1]
+            progress(sieve.counts.rows, tokens)
     return sieve.counts
 
 
