@@ -123,9 +123,9 @@ class MachineWatch:
 
     def reading(self) -> MachineReading:
         """What is known now. Answers at once, whatever hangs."""
-        if self._gpu.overdue and not self._gpu_hangs:
+        hung, self._gpu_hangs = self._gpu_hangs, self._gpu.overdue
+        if self._gpu_hangs and not hung:
             self._gpu_reader.on_error("deadline")
-        self._gpu_hangs = self._gpu.overdue
         disks = {name: space for name, watched in self._disks.items() if (space := watched.value()) is not None}
         return MachineReading(disks, self._gpu.value() or (), self._models.value(), self._gpu.last_turn)
 
