@@ -20,6 +20,14 @@ class NotHealthyError(ApplianceError):
 
 Check = Callable[[Settings], Iterable[Finding]]
 
+
+def _check_hub(settings: Settings) -> Iterable[Finding]:
+    # Imported only here: the start examines this machine too, and stays without the Hub's library.
+    from appliance.doctor.hub import check_hub
+
+    return check_hub(settings)
+
+
 # Quick, and without network: these run at every start as well.
 LOCAL: Final[tuple[Check, ...]] = (
     folders.check_folders,
@@ -33,7 +41,7 @@ LOCAL: Final[tuple[Check, ...]] = (
     machine.check_host,
 )
 # These ask others over the network; `appliance doctor` alone runs them, never the start.
-ONLINE: Final[tuple[Check, ...]] = ()
+ONLINE: Final[tuple[Check, ...]] = (_check_hub,)
 
 
 def examine(settings: Settings, *, online: bool) -> list[Finding]:
@@ -66,7 +74,7 @@ def _run(check: Check, settings: Settings) -> Iterator[Finding]:
     try:
         yield from check(settings)
     except Exception as error:
-        name = check.__name__.removeprefix("check_")
+        name = check.__name__.lstrip("_").removeprefix("check_")
         logger.debug("the check %s failed", name, exc_info=True)
         yield problem(
             name, f"this could not be looked at: {error}", "see whether the next start can; if not, report it"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
-from huggingface_hub import HfApi, set_client_factory
+from huggingface_hub import HfApi, constants, set_client_factory
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 # The library's own default is to wait for ever.
@@ -83,6 +83,8 @@ def connect(
 
     set_client_factory(client)
     disable_progress_bars()
+    # Otherwise it asks the Hub for a list of programs that might be using it, before anything else.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     return HfApi(endpoint=endpoint, token=token)
 
 
