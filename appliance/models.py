@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,8 @@ from appliance.planning.published import published_figures
 from appliance.settings import Settings
 
 DEMO = "demo"
+LARGEST_CARD = 1 << 20
+_LICENSE = re.compile(r"^(license|license_name):[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)", re.MULTILINE)
 
 
 class UnusableModel(ApplianceError):
@@ -78,6 +81,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UnusableModel("the base model's config.json is not an object")
     return config
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that a model's card names, in the Hub's words; None when there is no card or no licence in it."""
+    try:
+        with (folder / "README.md").open(errors="replace") as file:
+            text = file.read(LARGEST_CARD)
+    except OSError:
+        return None
+    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    named = dict(_LICENSE.findall(front[1] if front else ""))
+    name = named.get("license")
+    return named.get("license_name", name) if name == "other" else name
 
 
 def refuse_unsafe(folder: Path) -> None:

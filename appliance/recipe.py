@@ -52,7 +52,10 @@ Revision = Annotated[str, Field(max_length=200), _fullmatch(rf"{_WORD}(/{_WORD})
 DatasetName = Annotated[str, AfterValidator(_check_dataset)]
 Sha256 = Annotated[str, _fullmatch(r"[0-9a-fA-F]{64}"), AfterValidator(str.lower)]
 ModuleName = Annotated[str, Field(max_length=100), _fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*")]
-RepoName = Annotated[str, Field(max_length=80), _fullmatch(_WORD)]
+# What the Hub takes as a name: no two dashes in a row, no mark at the end, not a folder of git's.
+RepoName = Annotated[
+    str, Field(max_length=80), _fullmatch(r"(?!.*--)(?!.*\.git$)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+]
 Tag = Annotated[str, Field(max_length=60), _fullmatch(r"[\w.:+-]+( [\w.:+-]+)*")]
 License = Annotated[str, Field(max_length=100), _fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*")]
 Prompt = Annotated[str, Field(min_length=1, max_length=8000)]

@@ -114,7 +114,7 @@ def _rivals(tree: Tree) -> Iterator[Problem]:
 
 def _not_yet(tree: Tree) -> Iterator[Problem]:
     """What the model of a recipe knows, and the appliance cannot do before a later release."""
-    method, dataset, hub = (tree.values.get(key) for key in ("method", "dataset", "hub"))
+    method, dataset = (tree.values.get(key) for key in ("method", "dataset"))
     if method in ("dpo", "orpo", "kto"):
         message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
         yield tree.problem(("method",), "not_yet", message, _SCHEMA, expected="sft")
@@ -122,9 +122,6 @@ def _not_yet(tree: Tree) -> Iterator[Problem]:
         source = "the rows of another job" if dataset.startswith("job:") else "datasets from the Hub"
         message = f"{source}, not yet: they come with a later release; drop the dataset together with the recipe"
         yield tree.problem(("dataset",), "not_yet", message, _SCHEMA, expected=EXPECTED["dataset"])
-    if isinstance(hub, Mapping) and hub.get("push") in (True, "true", "yes", "on"):
-        message = "hub.push is true, not yet: pushing comes with a later release; the adapter will be in the outbox"
-        yield tree.problem(("hub", "push"), "not_yet", message, _SCHEMA, expected="false, or no such line")
 
 
 def _explain_all(errors: list[ErrorDetails], tree: Tree) -> Iterator[Problem]:

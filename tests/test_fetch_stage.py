@@ -8,7 +8,7 @@ from appliance.errors import NotReadyError
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.memory import read_memory
-from appliance.models import canonical_id, find_config, local_folder
+from appliance.models import canonical_id, find_config, local_folder, read_license
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.download import is_wanted
@@ -268,3 +268,20 @@ def test_the_download_leaves_word_of_its_bytes(tmp_path, settings, hub, monkeypa
     download.run()
     answers = [json.loads(line) for line in (download.folder / "download.jsonl").read_text().splitlines()]
     assert answers[0]["total"] == sum(len(MODEL[name]) for name in MODEL if is_wanted(name))
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "apache-2.0"),
+        ("---\nlanguage:\n- en\nlicense: 'llama3.1'\n---\n", "llama3.1"),
+        ("---\nlicense: other\nlicense_name: qwen-research\n---\n", "qwen-research"),
+        ("---\ntags: [x]\n---\nlicense: mit", None),
+        ("license: mit", None),
+        ("", None),
+    ],
+)
+def test_the_licence_of_a_base_model_is_the_one_its_card_names(tmp_path, card, license):
+    (tmp_path / "README.md").write_text(card)
+    assert read_license(tmp_path) == license
+    assert read_license(tmp_path / "nowhere") is None

@@ -5,12 +5,16 @@ import re
 import shlex
 
 import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
 from appliance.recipe import Hub, LoRA
 from appliance.texts.model_card import Card, model_card
 from tests.finished import EVALUATION, FETCH, RECIPE, SHA256, TRAIN, finished_card
+from tests.local_hub import card_problems
 from tests.page_reader import read_page
 
 DEMO = {"base_model": "demo", "base_model_loaded": "demo", "base_model_commit": None}
@@ -59,6 +63,35 @@ def test_tags_of_the_recipe_come_after_ours_once_and_stay_text():
 def test_the_recipes_licence_comes_before_the_bases(own, base, written):
     card = finished_card(recipe=RECIPE.model_copy(update={"license": own}), base_license=base)
     assert {key: value for key, value in metadata(card).items() if key.startswith("license")} == written
+
+
+def test_a_copy_in_4_bits_is_named_but_is_not_the_base():
+    copy = {"base_model_id": "Qwen/Qwen3-8B", "base_model_loaded": "unsloth/Qwen3-8B-unsloth-bnb-4bit"}
+    card = finished_card(fetch=FETCH | copy)
+    assert metadata(card)["base_model"] == "Qwen/Qwen3-8B"
+    assert "Its weights in 4 bits came from `unsloth/Qwen3-8B-unsloth-bnb-4bit` at commit" in model_card(card)
+    # That commit is of another repository.
+    assert all("revision" not in code for code in (*blocks(card, "python"), *blocks(card, "sh")))
+    assert 'base_model = "Qwen/Qwen3-8B"' in blocks(card, "python")[0]
+
+
+def test_the_hub_and_its_library_accept_the_card():
+    """The library's own parser, and the rules of the card check as the local Hub has them."""
+    words = st.text(max_size=60)
+    tags = st.lists(st.from_regex(r"[A-Za-z0-9_:+-]{1,20}", fullmatch=True), max_size=5)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(name=words, reason=words, tags=tags, license=st.sampled_from([None, "mit", "Our-Own-2.0", "llama3.1"]))
+    def accepted(name: str, reason: str, tags: list[str], license: str | None) -> None:
+        recipe = RECIPE.model_copy(update={"hub": Hub(tags=tuple(tags)), "license": license})
+        card = finished_card(name=name, recipe=recipe, evaluation=EVALUATION | {"reasons": [reason]})
+        text = model_card(card)
+        assert list(card_problems(text)) == []
+        data = ModelCard(text).data
+        assert (data.base_model, data.library_name) == ("Qwen/Qwen3-8B", "peft")
+        assert data.tags[:4] == ["qlora", "unsloth", "trl", "sft"]
+
+    accepted()
 
 
 def test_the_demo_model_has_a_valid_card_too():

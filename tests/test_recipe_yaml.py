@@ -129,7 +129,6 @@ BAD = {
     "DPO": Bad(BASE + "method: dpo\n", "not_yet", 2, "preference training comes with a later release; use method: sft"),
     "another job's rows": Bad(BASE + "dataset: job:0007\n", "not_yet", 2, "drop the dataset together with the recipe"),
     "a dataset on the Hub": Bad(BASE + "dataset: hub:a/b\n", "not_yet", 2, "drop the dataset together with the recipe"),
-    "pushing": Bad(BASE + "hub:\n  push: true\n", "not_yet", 3, "the adapter will be in the outbox"),
 }
 
 

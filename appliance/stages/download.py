@@ -31,8 +31,8 @@ from huggingface_hub.errors import (
 
 from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
 
-# Weights, configuration and tokenizer. Nothing that can hold code: no pickles, no Python.
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+# Weights, configuration, tokenizer, and the card, for the licence. Nothing that can hold code: no pickles, no Python.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md")
 # The same weights once more, for other programs.
 UNWANTED = ("original/*", "onnx/*", "consolidated*", "*/*.safetensors")
 TIMEOUT_SECONDS = 60.0

@@ -21,6 +21,7 @@ from appliance.models import (
     find_config,
     local_folder,
     read_config,
+    read_license,
     refuse_unsafe,
     repository_folder,
     size_of,
@@ -54,10 +55,12 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         raise StageFailure(FailureClass.MODEL_UNAVAILABLE, error.message, hint=error.hint) from None
     return {
         "base_model": recipe.base_model,
+        "base_model_id": canonical_id(recipe.base_model),
         "base_model_loaded": loaded,
         "base_model_commit": commit,
         "path": str(folder),
         "bytes": size_of(folder),
+        "license": read_license(folder),
     }
 
 

@@ -199,6 +199,7 @@ def _card(ending: Ending) -> Card:
         labels=ending.json("prepare/labels.json"),
         train=train,
         evaluation=ending.json("verify/eval.json"),
+        base_license=ending.json("fetch/result.json").get("license"),
         versions=versions(train),
     )
 
@@ -206,6 +207,7 @@ def _card(ending: Ending) -> Card:
 def _report(ending: Ending, steps: list[Mapping[str, Any]], evals: list[Mapping[str, Any]]) -> Report:
     train = ending.json("train/result.json")
     samples = [json.loads(line) for line in ending.text("verify/samples.jsonl").split("\n") if line]
+    recipe = ending.json("check/recipe.json") or {}
     return Report(
         job=ending.job,
         finished=ending.finished,
@@ -222,6 +224,7 @@ def _report(ending: Ending, steps: list[Mapping[str, Any]], evals: list[Mapping[
         evals=evals,
         figures=training_figures(steps, evals) if steps else (),
         versions=versions(train or {}),
+        rank=recipe.get("lora", {}).get("r"),
     )
 
 

@@ -12,7 +12,14 @@ from appliance.job import Verdict
 from appliance.names import slug
 from appliance.recipe import Recipe
 from appliance.texts import markdown as md
-from appliance.texts.usage import DEMO, load_with_peft, load_with_unsloth, serve_with_vllm
+from appliance.texts.usage import (
+    DEMO,
+    base_model_commit,
+    base_model_id,
+    load_with_peft,
+    load_with_unsloth,
+    serve_with_vllm,
+)
 from appliance.texts.wording import VERDICTS, loss, percent, plural, sentence
 
 # The licences that the Hub knows by name; its card check refuses any other word.
@@ -55,7 +62,12 @@ class Card:
     @property
     def base_model(self) -> str:
         """The canonical name of the base model."""
-        return str(self.fetch["base_model_loaded"])
+        return base_model_id(self.fetch)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the base model, where that very repository was loaded."""
+        return base_model_commit(self.fetch)
 
     @property
     def in_4bit(self) -> bool:
@@ -109,8 +121,13 @@ def _license(card: Card) -> Iterator[str]:
 
 def _introduction(card: Card) -> str:
     method = "QLoRA, on the base in 4-bit NF4" if card.in_4bit else "LoRA, on the base in 16 bits"
-    commit = f" at commit {md.code(card.fetch['base_model_commit'])}" if card.fetch["base_model_commit"] else ""
-    return f"A LoRA adapter for {md.code(card.base_model)}{commit}, trained by supervised fine-tuning with {method}."
+    loaded, commit = card.fetch["base_model_loaded"], card.fetch["base_model_commit"]
+    at = f" at commit {md.code(commit)}" if commit else ""
+    base = md.code(card.base_model) + (at if loaded == card.base_model else "")
+    text = f"A LoRA adapter for {base}, trained by supervised fine-tuning with {method}."
+    if loaded != card.base_model:
+        text += f" Its weights in 4 bits came from {md.code(loaded)}{at}."
+    return text
 
 
 def _verdict(card: Card) -> Iterator[str]:
@@ -167,7 +184,7 @@ def _training(card: Card) -> str:
 
 
 def _loading(card: Card) -> Iterator[str]:
-    base, commit, lora = card.base_model, card.fetch["base_model_commit"], card.recipe.lora
+    base, commit, lora = card.base_model, card.commit, card.recipe.lora
     yield "Below, `adapter` is the directory of this file, or the name of its repository."
     yield "With [PEFT](https://github.com/huggingface/peft):"
     yield md.block(load_with_peft(base, commit=commit, in_4bit=card.in_4bit), "python")

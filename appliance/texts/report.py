@@ -9,9 +9,10 @@ from typing import Any, Final, TypeVar
 from markupsafe import Markup, escape
 
 from appliance.job import Job, Verdict
+from appliance.names import slug
 from appliance.texts.histogram import row_lengths
 from appliance.texts.pages import render
-from appliance.texts.usage import load_with_peft
+from appliance.texts.usage import DEMO, base_model_commit, base_model_id, load_with_peft, serve_with_vllm
 from appliance.texts.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
 
 # A JSON object as a stage left it.
@@ -49,7 +50,8 @@ class Report:
 
     `check`, `fetch`, `prepare` and `train` are those stages' results; `labels`, `plan` and `evaluation` the objects of
     `labels.json`, `plan.json` and `eval.json`; `samples` those of verify/samples.jsonl; `evals` the `eval` events of
-    train/progress.jsonl. `figures` come from plots.training_figures. Without a `zone`, times are the machine's own.
+    train/progress.jsonl. `figures` come from plots.training_figures. `rank` is the adapter's. Without a `zone`, times
+    are the machine's own.
     """
 
     job: Job
@@ -67,6 +69,7 @@ class Report:
     evals: Sequence[Facts] = ()
     figures: Sequence[Figure] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    rank: int | None = None
     zone: tzinfo | None = None
 
 
@@ -108,6 +111,8 @@ def render_report(report: Report) -> str:
             "reality": list(_reality(report.plan, report.train)),
             "origin": list(_origin(report)),
             "code": _code(report),
+            "serving": _serving(report),
+            "in_4bit": bool(report.train and report.train["quantization"]),
             "longest": LONGEST_ANSWER,
             "shown": SAMPLES_SHOWN,
         },
@@ -280,5 +285,13 @@ def _code(report: Report) -> str | None:
     """How the adapter is loaded; None where there is none."""
     if not (report.train and report.fetch):
         return None
-    base, commit = report.fetch["base_model_loaded"], report.fetch["base_model_commit"]
+    base, commit = base_model_id(report.fetch), base_model_commit(report.fetch)
     return load_with_peft(base, commit=commit, in_4bit=bool(report.train["quantization"]))
+
+
+def _serving(report: Report) -> str | None:
+    """How vLLM serves it; None where there is no adapter, or a base that only the appliance has."""
+    if not (report.train and report.fetch and report.rank) or base_model_id(report.fetch) == DEMO:
+        return None
+    base, commit = base_model_id(report.fetch), base_model_commit(report.fetch)
+    return serve_with_vllm(base, commit=commit, name=slug(report.job.name), rank=report.rank)

@@ -1,7 +1,8 @@
 """How to use a published adapter, as lines to copy. Pure."""
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 DEMO: Final = "demo"
 
@@ -14,6 +15,17 @@ quantization = BitsAndBytesConfig(
     bnb_4bit_compute_dtype=torch.bfloat16,
 )"""
 _VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def base_model_id(fetch: Mapping[str, Any]) -> str:
+    """The name under which the world knows the base model, whichever copy of it was loaded; `fetch` is its result."""
+    return str(fetch.get("base_model_id") or fetch["base_model_loaded"])
+
+
+def base_model_commit(fetch: Mapping[str, Any]) -> str | None:
+    """The base model's commit. None where another repository, with the same weights in 4 bits, was loaded."""
+    commit = fetch["base_model_commit"]
+    return str(commit) if commit and base_model_id(fetch) == fetch["base_model_loaded"] else None
 
 
 def load_with_peft(base_model: str, *, commit: str | None, in_4bit: bool, adapter: str = "adapter") -> str:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from appliance.job_dir import ProgressWriter
+from appliance.models import canonical_id
 from appliance.stages.training.attempt import Attempt
 from appliance.stages.training.callbacks import AttemptCallback, HeldOut
 from appliance.stages.training.checkpoints import (
@@ -65,9 +66,8 @@ def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float, reserv
             resumed=resumed,
         )
         held_out = watch_held_out_rows(trainer, prepared, attempt)
-        run_to_the_end(
-            trainer, attempt, AttemptCallback(attempt, loaded, prepared.recipe.base_model, held_out), resumed
-        )
+        base_model = canonical_id(prepared.recipe.base_model)
+        run_to_the_end(trainer, attempt, AttemptCallback(attempt, loaded, base_model, held_out), resumed)
     best = attempt.standing.best_step if held_out and held_out.keep_best else None
     chosen = checkpoint_of_step(checkpoints, best or attempt.standing.step)
     adapter = assemble_adapter(chosen, prepared.tokenizer, folder / "adapter")
