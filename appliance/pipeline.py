@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from appliance import exits
 from appliance.exits import EndKind, StageEnd
 from appliance.gate import PushRules, push_after
+from appliance.hub_rows import dataset_to_fetch
 from appliance.job import (
     END_STATE,
     LANES,
+    DroppedFile,
     FailureClass,
     Job,
     JobState,
@@ -23,6 +25,7 @@ from appliance.job import (
     Outcome,
     Priority,
     Push,
+    Role,
     Stage,
     Verdict,
     Waiting,
@@ -48,7 +51,15 @@ def next_stage(job: Job, job_dir: JobDir) -> Stage:
     if job_dir.outcome() is not None:
         return Stage.PUBLISH
     order = DRY_RUN_ORDER if job.dry_run else ORDER
-    return next((stage for stage in order if job_dir.result(stage) is None), Stage.PUBLISH)
+    if job_dir.result(Stage.CHECK) is None and dataset_to_fetch(job, job_dir) is not None:
+        return Stage.FETCH
+    return next((stage for stage in order if not _is_done(stage, job_dir)), Stage.PUBLISH)
+
+
+def _is_done(stage: Stage, job_dir: JobDir) -> bool:
+    """Whether a stage has its result. Where the rows came from the Hub, fetch has one before it has the model."""
+    result = job_dir.result(stage)
+    return result is not None and not (stage is Stage.FETCH and "rows" in result)
 
 
 def startable(
@@ -175,6 +186,8 @@ class Pipeline:
             priority = Priority(result.get("priority", job.priority))
             job = replace(job, base_model=result.get("base_model"), method=result.get("method"), priority=priority)
             self.note_drop(job, "accepted", now=now)
+        if stage is Stage.FETCH and "rows" in result:
+            job = self._with_rows(job, result["rows"])
         if stage is Stage.TRAIN:
             record_measurement(self.store, self.dir(job), now=now)
         if stage is Stage.VERIFY:
@@ -187,6 +200,15 @@ class Pipeline:
         if stage is Stage.PREPARE and job.dry_run:
             return self.settle(job, Outcome.CHECKED, stage=stage)
         return self._requeue(job)
+
+    def _with_rows(self, job: Job, rows: dict[str, Any]) -> Job:
+        """The job with the rows that it fetched, as if they had been dropped."""
+        file = DroppedFile(**{**rows, "role": Role(rows["role"])})
+        if all(known.path != file.path for known in job.files):
+            job = replace(job, files=(*job.files, file))
+            # Before the row: the check reads this.
+            self.dir(job).write_job(job)
+        return job
 
     def note_rejection(self, job: Job, stage: Stage, *, now: float) -> None:
         """Count a drop that cannot be used, and why."""

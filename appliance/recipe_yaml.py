@@ -118,9 +118,8 @@ def _not_yet(tree: Tree) -> Iterator[Problem]:
     if method in ("dpo", "orpo", "kto"):
         message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
         yield tree.problem(("method",), "not_yet", message, _SCHEMA, expected="sft")
-    if isinstance(dataset, str) and dataset.startswith(("job:", "hub:")):
-        source = "the rows of another job" if dataset.startswith("job:") else "datasets from the Hub"
-        message = f"{source}, not yet: they come with a later release; drop the dataset together with the recipe"
+    if isinstance(dataset, str) and dataset.startswith("job:"):
+        message = "the rows of another job, not yet: they come with a later release; drop the dataset with the recipe"
         yield tree.problem(("dataset",), "not_yet", message, _SCHEMA, expected=EXPECTED["dataset"])
 
 

@@ -27,6 +27,11 @@ def fake_but_push(stage: Stage, job: Path) -> list[str]:
     return stage_command(stage, job) if stage is Stage.PUSH else fake_command(stage, job)
 
 
+def fake_but_fetch(stage: Stage, job: Path) -> list[str]:
+    """Made-up stages but fetch, and check, which leaves the recipe that fetch wants."""
+    return stage_command(stage, job) if stage in (Stage.FETCH, Stage.CHECK) else fake_command(stage, job)
+
+
 class Box:
     """An appliance on folders of its own, turned by the test."""
 

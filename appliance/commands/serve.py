@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 # Settings whose work comes with a later version. Nobody may believe that they do something already.
 NOT_YET: Final = frozenset(
     {
-        *("allowed_datasets",),
         *("memory_floor_gb", "memory_kill_floor_gb", "disk_reserve_gb", "stall_minutes"),
         *("max_priority", "train_window", "before_train_url", "after_train_url"),
     }

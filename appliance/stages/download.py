@@ -29,7 +29,10 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 
+from appliance.logs import redact_output
 from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
+from appliance.processes import PARENT, die_with_parent
+from appliance.stages.hub_dataset import UnusableDataset, download_dataset
 
 # Weights, configuration, tokenizer, and the card, for the licence. Nothing that can hold code: no pickles, no Python.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md")
@@ -39,18 +42,28 @@ TIMEOUT_SECONDS = 60.0
 
 
 def main() -> None:
+    parent = os.environ.get(PARENT)
+    die_with_parent(int(parent) if parent else None)
+    token = os.environ.get("HF_TOKEN")
+    redact_output([token] if token else [])
     request = json.load(sys.stdin)
     repository, revision = request["repository"], request["revision"]
+    what = "dataset" if request["dataset_to"] else "base model"
     set_client_factory(_client_with_timeout)
     try:
-        if request["config_to"]:
-            path = download_config(repository, revision, request["config_to"])
+        if request["dataset_to"]:
+            folder, most_bytes = Path(request["dataset_to"]), request["most_bytes"]
+            found = download_dataset(
+                repository, folder, token=token or False, most_bytes=most_bytes, tell=lambda total: tell(total=total)
+            )
+        elif request["config_to"]:
+            found = {"path": download_config(repository, revision, request["config_to"])}
         else:
-            path = download(repository, revision, request["keep_free_bytes"])
+            found = {"path": download(repository, revision, request["keep_free_bytes"])}
     except Exception as error:  # noqa: BLE001 - every fault is told to the parent, in its own kind
-        tell(**explain(error, repository))
+        tell(**explain(error, repository, what))
     else:
-        tell(path=path)
+        tell(**found)
 
 
 def download(repository: str, revision: str | None, keep_free_bytes: int) -> str:
@@ -110,21 +123,21 @@ def is_wanted(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in WANTED) and not any(fnmatch(name, bad) for bad in UNWANTED)
 
 
-def explain(error: BaseException, repository: str) -> dict[str, Any]:
+def explain(error: BaseException, repository: str, what: str = "base model") -> dict[str, Any]:
     """An error as the parent reads it: `unavailable` is final, `network` and `disk` pass by themselves."""
     match error:
-        case UnusableModel():
+        case UnusableModel() | UnusableDataset():
             return _error("unavailable", error.message, error.hint)
         case GatedRepoError():
-            hint = (
-                f"Accept its conditions at https://huggingface.co/{repository} and set APPLIANCE_HUB_READ_TOKEN_FILE."
-            )
-            return _error("unavailable", f"the base model {repository} is gated", hint)
+            page = f"https://huggingface.co/{'datasets/' if what == 'dataset' else ''}{repository}"
+            hint = f"Accept its conditions at {page} and set APPLIANCE_HUB_READ_TOKEN_FILE."
+            return _error("unavailable", f"the {what} {repository} is gated", hint)
         case RevisionNotFoundError():
-            return _error("unavailable", f"the base model {repository} has no such revision", "Correct revision.")
+            return _error("unavailable", f"the {what} {repository} has no such revision", "Correct revision.")
         case RepositoryNotFoundError() | RemoteEntryNotFoundError() | HFValidationError():
-            hint = "Check base_model for a typing mistake; a private model needs APPLIANCE_HUB_READ_TOKEN_FILE."
-            return _error("unavailable", f"the Hub knows no base model {repository}, or it is private", hint)
+            key = what.replace(" ", "_")
+            hint = f"Check {key} for a typing mistake; a private one needs APPLIANCE_HUB_READ_TOKEN_FILE."
+            return _error("unavailable", f"the Hub knows no {what} {repository}, or it is private", hint)
         case HfHubHTTPError() if error.response.status_code in (401, 403):
             hint = "Set APPLIANCE_HUB_READ_TOKEN_FILE to a token that may read it."
             return _error("unavailable", f"the Hub refuses access to {repository}", hint)
