@@ -261,6 +261,7 @@ class Appliance:
             last_scan=wall - (now - self.reception.last_scan) if self.reception.last_scan is not None else None,
             paused=self._paused(),
             trouble=self.reception.storage_problem,
+            guard_turn=self.guard.last_turn,
         )
         self.status.write(self.view, now)
 

@@ -66,6 +66,8 @@ class MemoryGuard:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._reading = read()
+        self.last_turn = 0.0
+        """When the thread last looked, in Unix seconds; 0 before it began."""
 
     def start(self) -> None:
         """Look from now on, in a thread of its own."""
@@ -149,6 +151,7 @@ class MemoryGuard:
     def _run(self) -> None:
         while not self._closing.wait(LOOK_SECONDS):
             try:
+                self.last_turn = time.time()
                 self.look()
             except Exception:
                 # Whatever it is, the next look may succeed; a guard that has ended protects nobody.

@@ -154,7 +154,11 @@ def _service(view: View, reading: MachineReading) -> dict[str, Values]:
     return {
         "build_info": {(__version__, revision(), platform.python_version()): 1.0},
         "ready": {(): float(view.ready)},
-        "loop_heartbeat_timestamp_seconds": {("main",): view.time, ("gpu",): reading.gpu_last_turn},
+        "loop_heartbeat_timestamp_seconds": {
+            ("main",): view.time,
+            ("guard",): view.guard_turn,
+            ("gpu",): reading.gpu_last_turn,
+        },
     }
 
 

@@ -132,6 +132,7 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
         tuned_loss=verified.get("tuned_loss"),
         message=job.message,
         kept_until=kept_until(job, settings),
+        push=job.push,
         people=people(job),
     )
 

@@ -27,6 +27,8 @@ class View:
     last_scan: float | None
     paused: bool
     trouble: str | None = None
+    guard_turn: float = 0.0
+    """When the memory guard last looked."""
 
     def wall(self, monotonic: float) -> float:
         """A moment of the monotonic clock as Unix seconds."""

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from appliance.job import JobState, Outcome, Stage, Verdict, Waiting
+from appliance.job import JobState, Outcome, Push, Stage, Verdict, Waiting
 from appliance.settling import DropState
 from appliance.status_files import AT_LEAST_EVERY_SECONDS
 from appliance.texts.board import REFRESH_SECONDS, Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html
@@ -105,6 +105,15 @@ def test_every_verdict_has_words_and_no_losses_where_there_are_none(verdict):
 
     assert "[0011-mails]" in text
     assert "loss" not in text
+
+
+@pytest.mark.parametrize("push", Push)
+def test_a_result_says_how_its_push_stands(push):
+    line = next(
+        line for line in markdown(Board(NOW, results=(replace(GOOD, push=push),))).splitlines() if "0011" in line
+    )
+
+    assert ("Hub" in line) == (push is not Push.OFF)
 
 
 def test_only_the_first_of_many_problems_is_shown():

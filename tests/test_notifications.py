@@ -93,8 +93,8 @@ def test_each_event_reaches_the_receiver_once(desk, listener):
     until(lambda: len(listener.heard) >= 6)
     said = {message["title"]: message["message"] for message in listener.heard}
     assert said == {
-        "0001-support has finished": "It fits your held-out rows better than the base does (loss 2.314 → 0.871). "
-        "See 0001-support in the outbox.",
+        "0001-support has finished": "It fits your held-out rows better than the base does (loss 2.314 → 0.871); "
+        "its push to the Hub needs a person. See 0001-support in the outbox.",
         "0002-support has failed": "Class: out_of_memory. See 0002-support.failed in the outbox.",
         "0003-support was rejected": "3 problems (bad_json, unknown_key). See 0003-support.rejected in the outbox.",
         "0001-support: the push to the Hub needs a person": "Its adapter is safe in 0001-support in the outbox; "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from appliance.job import JobState, Outcome, Stage, Verdict, Waiting, outbox_name
+from appliance.job import JobState, Outcome, Push, Stage, Verdict, Waiting, outbox_name
 from appliance.settling import DropState
 from appliance.texts import markdown as md
 from appliance.texts.pages import render
@@ -25,6 +25,14 @@ WAITS: Final = {
     Waiting.NETWORK: "waits for the network",
     Waiting.GPU: "waits for the GPU",
     Waiting.APPROVAL: "waits for somebody's approval",
+}
+
+
+PUSHES: Final = {
+    Push.PENDING: "it waits to be pushed to the Hub",
+    Push.PUSHED: "it is on the Hub",
+    Push.WITHHELD: "it is kept from the Hub until somebody pushes it",
+    Push.BLOCKED: "its push to the Hub needs a person",
 }
 
 
@@ -69,6 +77,7 @@ class ResultRow:
     tuned_loss: float | None = None
     message: str = ""
     kept_until: float | None = None
+    push: Push = Push.OFF
     people: tuple[str, ...] = ()
 
     @property
@@ -177,7 +186,8 @@ def _came_of(row: ResultRow) -> str:
     losses = ""
     if row.base_loss is not None and row.tuned_loss is not None:
         losses = f" (loss {loss(row.base_loss)} → {loss(row.tuned_loss)})"
-    return VERDICTS[row.verdict] + losses
+    pushed = f"; {PUSHES[row.push]}" if row.push in PUSHES else ""
+    return VERDICTS[row.verdict] + losses + pushed
 
 
 def _gist(row: ResultRow) -> str:
