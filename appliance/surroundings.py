@@ -9,6 +9,8 @@ IMAGE: Final = "SPARK_APPLIANCE_IMAGE"
 PRODUCT: Final = Path("/sys/class/dmi/id/product_name")
 # Below it compose.yaml mounts what lies in secrets/ on the host, under the same names.
 MOUNTED_SECRETS: Final = Path("/run/secrets")
+# Volumes of compose.yaml, which no folder on the host stands for.
+_VOLUMES: Final = ("state", "models")
 _ON_THE_HOST: Final = "on the host, in the folder of compose.yaml: "
 
 
@@ -22,6 +24,9 @@ def give(path: Path, *, recursive: bool = False) -> str:
     flag = "-R " if recursive else ""
     if not in_container():
         return f"sudo chown {flag}{owner} {path.resolve()}"
+    if path.name in _VOLUMES:
+        run = f"docker run --rm --user 0 --volume spark-appliance_{path.name}:/{path.name} --entrypoint chown"
+        return f"{_ON_THE_HOST}{run} spark-appliance {flag}{owner} /{path.name}"
     folder = f"secrets/{path.name}" if path.parent == MOUNTED_SECRETS else path.name
     return f"{_ON_THE_HOST}sudo chown {flag}{owner} {folder}"
 

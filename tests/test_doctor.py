@@ -112,6 +112,8 @@ def test_inside_our_image_the_command_is_one_for_the_host(machine: Path, monkeyp
         f"compose.yaml: sudo chown -R {os.geteuid()}:{os.getegid()} inbox"
     )
     assert surroundings.give(Path("/run/secrets/api_token")).endswith(" secrets/api_token")
+    # A volume has no folder on the host.
+    assert "--volume spark-appliance_state:/state" in surroundings.give(machine / "state", recursive=True)
 
 
 def test_a_sticky_inbox_of_somebody_else_would_never_let_go_of_a_drop(machine: Path):

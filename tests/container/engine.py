@@ -35,7 +35,7 @@ class NoEngine(Exception):
 class Engine:
     """A working `docker`: `environment` is what its client needs. `stop` ends it if it is ours."""
 
-    def __init__(self, environment: Mapping[str, str], *, process: int | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str], *, process: subprocess.Popen[bytes] | None = None) -> None:
         self.environment = {**os.environ, "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain", **environment}
         self._process = process
 
@@ -57,13 +57,12 @@ class Engine:
         """End the engine that was started here, and wait for it: another one may want the same folders."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGTERM)
-        deadline = time.monotonic() + START_SECONDS
-        while Path(f"/proc/{self._process}").exists() and time.monotonic() < deadline:
-            with suppress(ChildProcessError):
-                os.waitpid(self._process, os.WNOHANG)
-            time.sleep(0.1)
+        self._process.terminate()
+        try:
+            self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def find_engine() -> Engine:
@@ -165,7 +164,7 @@ def _start() -> Engine:
         daemon = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    engine = Engine(environment, process=daemon.pid)
+    engine = Engine(environment, process=daemon)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and daemon.poll() is None:
         if _is_current(engine):

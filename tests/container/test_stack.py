@@ -4,7 +4,6 @@ import json
 import os
 import re
 import stat
-import time
 import urllib.request
 
 import pytest
@@ -31,23 +30,6 @@ def desk(name: str, text: str, *, mode: int = 0o600) -> str:
 
 def rows(count: int, *, start: int = 0) -> str:
     return "".join(line + "\n" for line in DEMO_ROWS[start : start + count])
-
-
-def test_the_daemon_is_ready_within_five_seconds_of_its_container(stack: Stack):
-    stack.compose("restart", "appliance")
-    stack.compose("up", "--detach", "--wait", "appliance")
-    started = stack.inspect()["State"]["StartedAt"]
-    log = stack.engine.run("logs", "--timestamps", "--since", started, stack.container()).stderr
-    first = next(line.split()[0] for line in log.splitlines() if " serving " in line)
-    assert seconds_between(started, first) < 5
-
-
-def seconds_between(first: str, second: str) -> float:
-    def moment(text: str) -> float:
-        whole, _, fraction = text.rstrip("Z").partition(".")
-        return time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{fraction or 0}")
-
-    return moment(second) - moment(first)
 
 
 def test_a_file_put_into_the_share_comes_back_as_an_adapter(stack: Stack):
