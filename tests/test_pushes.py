@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,7 +311,7 @@ def test_pauses_double_from_a_minute_to_six_hours_and_honour_the_hub_up_to_that(
 def test_a_deadline_grows_with_the_bytes_and_has_an_end():
     assert deadline_seconds(0) == 900
     assert deadline_seconds(1_000_000_000) == 10_900
-    assert deadline_seconds(10**12) == 6 * HOUR
+    assert deadline_seconds(10**12) == 24 * HOUR
 
 
 def test_a_push_error_survives_its_file():
@@ -372,3 +373,9 @@ def test_a_request_for_a_job_that_cannot_be_pushed_changes_nothing(box):
     ask(box, 99)
     box.tick()
     assert push_of(box) is Push.OFF
+
+
+def test_the_document_names_every_state_and_every_class():
+    text = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert named == {*Push, *PushResult} - {PushResult.OK}
