@@ -29,6 +29,9 @@ def serve(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Serve an inbox that another appliance claimed.")
     ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make a new database from the last backup and the job folders first.")
+    ] = False,
 ) -> None:
     """Watch the inbox and work until stopped.
 
@@ -36,7 +39,7 @@ def serve(
     """
     from appliance.commands.serve import serve as run
 
-    run(take_over=take_over)
+    run(take_over=take_over, rebuild=rebuild)
 
 
 @app.command()

@@ -158,6 +158,11 @@ class Crew:
             if running.stage is Stage.TRAIN:
                 running.ask_to_stop(reason, now)
 
+    @property
+    def on_gpu(self) -> list[Running]:
+        """What runs on the GPU: at most one."""
+        return [running for running in self.running.values() if LANES[running.stage] is Lane.GPU]
+
     def stop_all(self, now: float) -> None:
         for number in self.running:
             self.ask_to_stop(number, now, StopReason.SHUTDOWN)

@@ -8,7 +8,7 @@ import logging
 import shutil
 import sqlite3
 import time
-import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,27 +16,35 @@ from typing import Final
 
 from appliance import outbox
 from appliance.admission import Admission
-from appliance.crew import Crew, Start
+from appliance.crew import Crew, Obstacle, Start
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
+from appliance.gpu_lane import TAKEN, GpuLane
+from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
 from appliance.intake import Places
-from appliance.job import ENDED, Job, Outcome, Stage, Waiting, outbox_name
+from appliance.job import ENDED, LANES, Job, Lane, Outcome, Priority, Stage, Waiting, outbox_name
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
-from appliance.pipeline import Pipeline, next_stage
+from appliance.neighbour import Neighbour, neighbour_of
+from appliance.opening import open_database
+from appliance.pipeline import Pipeline, is_due, next_stage
+from appliance.priorities import makes_room
 from appliance.processes import boot_id, start_stage
 from appliance.pushes import Pushes
 from appliance.reception import Reception
+from appliance.running import StopReason
 from appliance.settings import Settings
 from appliance.settling import Rules
 from appliance.status_files import StatusFiles, kept_until
-from appliance.store import DATABASE, Request, Store
+from appliance.store import DATABASE, Request
 from appliance.texts.read_me_first import read_me_first
+from appliance.upkeep import Upkeep
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake, watch_folder
+from appliance.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +60,6 @@ class InboxTakenError(ApplianceError):
     exit_code = 3
 
 
-def open_store(settings: Settings) -> Store:
-    """The database of this installation, with its identity; made at the first start."""
-    settings.state.mkdir(parents=True, exist_ok=True)
-    store = Store(settings.state / DATABASE)
-    if store.fact("installation") is None:
-        store.set_fact("installation", str(uuid.uuid4()))
-    return store
-
-
 class Appliance:
     """Everything that runs in the daemon. `tick` is one turn; `run` turns until asked to stop."""
 
@@ -71,6 +70,8 @@ class Appliance:
         start: Start | None = None,
         wake: Wake | None = None,
         guard: MemoryGuard | None = None,
+        gpu: GpuPresence | None = None,
+        neighbour: Neighbour | None = None,
     ) -> None:
         """Take the state directory and open everything. Raises ApplianceError when it cannot be used."""
         for folder in (settings.state, settings.inbox, settings.outbox):
@@ -78,7 +79,13 @@ class Appliance:
         self._lock = InstanceLock(settings.state)
         self.settings = settings
         self.wake = wake or Wake()
-        self.store = open_store(settings)
+        database = settings.state / DATABASE
+        try:
+            self.upkeep = Upkeep(settings, database)
+            self.store = open_database(database, stopping=lambda: self.wake.stopping)
+        except BaseException:
+            self._lock.release()
+            raise
         self.places = Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
         for folder in (self.places.incoming, self.places.jobs):
             folder.mkdir(exist_ok=True)
@@ -95,10 +102,18 @@ class Appliance:
             inbox_rules,
             scan_seconds=settings.scan_seconds,
             wake=self.wake.now,
+            lacks_room_for=self.upkeep.lacks_room_for,
         )
         self._boot_id = boot_id()
         rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
-        self.pipeline = Pipeline(self.store, self.places.jobs, settings.max_attempts, self._boot_id, rules)
+        self.pipeline = Pipeline(
+            self.store,
+            self.places.jobs,
+            settings.max_attempts,
+            self._boot_id,
+            rules,
+            max_priority=Priority(settings.max_priority),
+        )
         self.guard = guard or MemoryGuard(memory_floors(settings, read_memory().total_bytes))
         start = start or partial(start_stage, settings=settings)
         self.crew = Crew(
@@ -110,8 +125,17 @@ class Appliance:
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.admission = Admission(settings)
+        self.gpu = gpu or GpuPresence()
+        self.lane = GpuLane(
+            self.store,
+            self.guard,
+            neighbour or neighbour_of(settings, is_ours=self.store.fact(TAKEN) == "True"),
+            window=Window.parse(settings.train_window) if settings.train_window else None,
+            fault=self.gpu.fault,
+        )
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._labels = LabelCache.in_state(settings.state)
+        self._stepped_back_for: set[int] = set()
         self._next_expiry = float("-inf")
         self.view = View(
             time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
@@ -151,6 +175,7 @@ class Appliance:
 
     def tick(self, now: float, wall: float, *, woken: bool = False) -> None:
         """Everything the appliance does in one turn, in the order that a job meets it. `now` is monotonic."""
+        self.upkeep.keep(now, wall)
         self.act_on_requests(now, wall)
         self.reception.look(now, woken=woken)
         self.act_on_buttons(now, wall)
@@ -217,19 +242,46 @@ class Appliance:
             logger.info("%s, %d files", what, len(job.files), extra={"job": job.id})
 
     def reap_stages(self, now: float, wall: float) -> None:
-        for job, _, _ in self.crew.reap(now, wall=wall):
+        for job, stage, _ in self.crew.reap(now, wall=wall):
+            if LANES[stage] is Lane.GPU:
+                self.lane.ended(now)
             if job.state in ENDED and job.outcome is not None:
                 self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
                 where = outbox_name(job.id, job.outcome)
                 logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
 
     def start_stages(self, now: float, wall: float) -> None:
+        """Start what there is room for; make room on the GPU for what comes first, and for others when it is idle."""
         waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
-        gpu = (Waiting.PAUSED, "") if self._paused() else None
-        self.crew.start(waiting, now, wall=wall, gpu=gpu, obstacle=partial(self._obstacle, now=now))
+        obstacle = partial(self._obstacle, now=now)
+        if self.lane.is_outside_window(wall):
+            self.crew.ask_gpu_to_stop(now, StopReason.WINDOW)
+        closed = self.lane.closed(now, wall, paused=self._paused())
+        wanting = self._want_gpu(waiting, wall, obstacle) if closed is None else []
+        if wanting and not self.crew.on_gpu:
+            closed = self.lane.take()
+        else:
+            self._step_back(wanting, now)
+        self.crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
+        if not wanting and not self.crew.on_gpu:
+            self.lane.idle()
 
     def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
-        return self.admission.obstacle(job, stage, self.pipeline.dir(job), now)
+        job_dir = self.pipeline.dir(job)
+        return self.upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(job, stage, job_dir, now)
+
+    def _want_gpu(self, waiting: Iterable[Job], wall: float, obstacle: Obstacle) -> list[Job]:
+        """The jobs whose next stage could begin on the GPU now, once whoever has its memory has made room."""
+        stages = [(job, next_stage(job, self.pipeline.dir(job))) for job in waiting if is_due(job, wall)]
+        on_gpu = [(job, obstacle(job, stage)) for job, stage in stages if LANES[stage] is Lane.GPU]
+        return [job for job, found in on_gpu if found is None or found[0] is Waiting.MEMORY]
+
+    def _step_back(self, wanting: Iterable[Job], now: float) -> None:
+        """Have a running training make room for a `high` job; once for each, in case that it does not fit even then."""
+        urgent = [job for job in wanting if job.number not in self._stepped_back_for]
+        if makes_room([running.job for running in self.crew.on_gpu], urgent):
+            self._stepped_back_for |= {job.number for job in urgent}
+            self.crew.ask_gpu_to_stop(now, StopReason.PREEMPTED)
 
     def push_adapters(self, now: float, wall: float) -> None:
         self.pushes.reap(now, wall=wall)
@@ -260,7 +312,7 @@ class Appliance:
             trained=dict(self.crew.trained),
             last_scan=wall - (now - self.reception.last_scan) if self.reception.last_scan is not None else None,
             paused=self._paused(),
-            trouble=self.reception.storage_problem,
+            trouble=self.upkeep.trouble or self.reception.storage_problem or self.reception.no_room or self.gpu.fault(),
             guard_turn=self.guard.last_turn,
         )
         self.status.write(self.view, now)
@@ -269,10 +321,11 @@ class Appliance:
         """Turn until asked to stop, then let the running stages save what they can."""
         observer = watch_folder(self.inbox.path, self.wake.now)
         self.guard.start()
+        self.gpu.start()
         woken, errors = False, 0
         try:
             while not self.wake.stopping:
-                errors = 0 if self.turn(woken=woken) else errors + 1
+                errors = 0 if self.turn(time.monotonic(), time.time(), woken=woken) else errors + 1
                 if errors > ERRORS_IN_A_ROW:
                     raise ApplianceError("the loop met an error at every turn", hint="The log has the details.")
                 woken = self.wake.wait(TURN_SECONDS)
@@ -281,14 +334,15 @@ class Appliance:
                 observer.stop()
             self.stop()
 
-    def turn(self, *, woken: bool = False) -> bool:
+    def turn(self, now: float, wall: float, *, woken: bool = False) -> bool:
         """One turn that a fault of ours, or a passing one of the database, does not end. False when it met one."""
         try:
-            self.tick(time.monotonic(), time.time(), woken=woken)
-        except Exception:
+            self.tick(now, wall, woken=woken)
+        except Exception as error:
             # A running training is worth more than the turn: the next one starts from what is written down.
             logger.exception("a turn of the loop met an error")
-            return self._count_error()
+            passes = self.upkeep.met(error)
+            return self._count_error() or passes
         return True
 
     def _count_error(self) -> bool:
@@ -301,11 +355,19 @@ class Appliance:
         self.crew.stop_all(time.monotonic())
         self.pushes.stop(time.monotonic())
         while self.crew.running or self.pushes.running:
-            now = time.monotonic()
-            self.crew.watch(now)
-            self.crew.reap(now, wall=time.time())
-            self.pushes.reap(now, wall=time.time())
+            try:
+                self.crew.watch(time.monotonic())
+                self.crew.reap(time.monotonic(), wall=time.time())
+                self.pushes.reap(time.monotonic(), wall=time.time())
+            except (sqlite3.Error, OSError) as error:
+                # What cannot be written down now is seen at the next start: a result, or an attempt without an end.
+                logger.exception("the end of a stage could not be noted")
+                if not self.upkeep.met(error) or all(r.process.poll() is not None for r in self.crew.running.values()):
+                    break
             self.wake.wait(0.1)
+        self.lane.close()
+        self.gpu.close()
+        self.upkeep.close()
         self.guard.close()
         self.reception.close()
         self.store.close()

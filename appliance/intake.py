@@ -101,9 +101,14 @@ def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: 
     if all(_still_there(present(file.source), file) for file in from_inbox):
         shutil.rmtree(path)
         return None
-    keys = [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in from_inbox]
-    store.add_job(job, keys)
+    store.add_job(job, drop_keys(job))
     return job
+
+
+def drop_keys(job: Job) -> list[DropKey]:
+    """The identities of the files that a job came from, by what its record says of them."""
+    files = [file for file in job.files if file.source]
+    return [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in files]
 
 
 def _still_there(entry: Entry | None, file: DroppedFile) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance import exits
-from appliance.exits import EndKind, StageEnd
+from appliance.exits import LONGEST_PAUSE_SECONDS, EndKind, StageEnd
 from appliance.gate import PushRules, push_after
 from appliance.hub_rows import dataset_to_fetch
 from appliance.job import (
@@ -34,13 +34,15 @@ from appliance.job import (
 from appliance.job_dir import JobDir
 from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
+from appliance.priorities import capped, rank
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
 
 ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
 DRY_RUN_ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE)
 CAPACITY: Final = {Lane.CPU: 2, Lane.NET: 2, Lane.GPU: 1, Lane.OUT: 1}
-RANK: Final = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+
+SHORT_PAUSE_SECONDS: Final = 60.0
 
 # Small, without rows, and what a person asks for afterwards.
 KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json", "recipe.json")
@@ -80,7 +82,7 @@ def startable(
         free[lane] -= 1
     further = [*ORDER, Stage.PUBLISH]
     chosen = []
-    for job, stage in sorted(jobs, key=lambda pair: (RANK[pair[0].priority], -further.index(pair[1]), pair[0].number)):
+    for job, stage in sorted(jobs, key=lambda pair: (rank(pair[0], now), -further.index(pair[1]), pair[0].number)):
         lane = LANES[stage]
         if free[lane] > 0 and is_due(job, now) and may_start(job, stage):
             free[lane] -= 1
@@ -102,6 +104,7 @@ class Pipeline:
     max_attempts: int
     boot_id: str
     push_rules: PushRules
+    max_priority: Priority = Priority.HIGH
 
     def dir(self, job: Job) -> JobDir:
         return JobDir(self.jobs / job.id)
@@ -113,7 +116,9 @@ class Pipeline:
         """
         mark = progress_mark(self.dir(job))
         with self.store.transaction():
-            if self.store.attempts(job.number, stage, mark=mark) >= self.max_attempts:
+            # What is finished is never given up: publishing is tried until it succeeds.
+            begun = self.store.attempts(job.number, stage, mark=mark)
+            if stage is not Stage.PUBLISH and begun >= self.max_attempts:
                 self._give_up(job, stage, now=now)
                 return None
             self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)
@@ -175,7 +180,9 @@ class Pipeline:
             case EndKind.STOPPED:
                 return self._requeue(job)
             case EndKind.WAITS:
-                pause = exits.backoff_seconds(tries(self.store, job, stage))
+                # Room and a GPU come back at any moment, and looking for them costs nothing.
+                longest = SHORT_PAUSE_SECONDS if ended.waiting in (Waiting.DISK, Waiting.GPU) else LONGEST_PAUSE_SECONDS
+                pause = exits.backoff_seconds(tries(self.store, job, stage), longest=longest)
                 return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
 
@@ -183,7 +190,7 @@ class Pipeline:
         """One stage further; the last one tells how the job ends."""
         result = self.dir(job).result(stage) or {}
         if stage is Stage.CHECK:
-            priority = Priority(result.get("priority", job.priority))
+            priority = capped(Priority(result.get("priority", job.priority)), self.max_priority)
             job = replace(job, base_model=result.get("base_model"), method=result.get("method"), priority=priority)
             self.note_drop(job, "accepted", now=now)
         if stage is Stage.FETCH and "rows" in result:
@@ -266,8 +273,6 @@ class Pipeline:
         return self._hold(job, replace(ended, waiting=retry.waiting), pause=retry.pause, now=now)
 
     def _give_up(self, job: Job, stage: Stage, *, now: float) -> None:
-        if stage is Stage.PUBLISH:
-            return
         message = f"the {stage} stage was begun {self.max_attempts} times and never got further: it took the machine or"
         message += " the appliance down each time"
         self.store.note(job.number, "given_up", now=now, stage=stage)

@@ -5,6 +5,7 @@ its own, because a network share can hang for minutes. The loop only folds in wh
 """
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,18 +59,24 @@ class Reception:
         *,
         scan_seconds: float,
         wake: Callable[[], object] = lambda: None,
+        lacks_room_for: Callable[[int], str | None] = lambda size: None,
     ) -> None:
-        """`wake` is called from a thread when there is something for the loop to do."""
+        """`wake` is called from a thread when there is something for the loop to do.
+
+        `lacks_room_for` says why so many bytes cannot be taken in now; such a drop stays in the inbox.
+        """
         self.inbox = inbox
         self.availability = Availability.UNAVAILABLE
         self.drops: list[Drop] = []
         self.last_scan: float | None = None
         self.storage_problem: str | None = None
+        self.no_room: str | None = None
         self._store = store
         self._places = places
         self._rules = rules
         self._scan_seconds = scan_seconds
         self._wake = wake
+        self._lacks_room_for = lacks_room_for
         self._surveyor = Surveyor(inbox, rules)
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._copies = ThreadPoolExecutor(LARGE_COPIES + SMALL_COPIES, thread_name_prefix="copy")
@@ -195,6 +202,7 @@ class Reception:
             logger.warning("%s cannot be removed from the inbox: %s", printable(path), error.strerror)
 
     def _begin_copies(self) -> None:
+        self.no_room = None
         large = sum(not small for _, small in self._copying.values())
         free = {True: SMALL_COPIES - (len(self._copying) - large), False: LARGE_COPIES - large}
         for drop in self.drops if any(free.values()) else ():
@@ -204,6 +212,10 @@ class Reception:
             entries = {path: self._sightings[path].entry for path in paths}
             small = sum(entry.size for entry in entries.values()) <= SMALL_BYTES
             if free[small] <= 0 or any(set(paths) & set(taken) for taken in self._copying):
+                continue
+            size = sum(entry.size for entry in entries.values() if entry.size <= self._rules.max_bytes)
+            if (no_room := self._lacks_room_for(size)) is not None:
+                self.no_room = no_room
                 continue
             free[small] -= 1
             self._copying[paths] = self._submit_copy(drop, entries), small
@@ -237,6 +249,10 @@ class Reception:
                 )
             except ChangedWhileCopying:
                 logger.info("a drop changed while it was copied; the new file counts")
+            except sqlite3.Error:
+                # A folder without a row is left: it is put right before anything else is taken in.
+                self._orphans_settled = False
+                raise
             except OSError as error:
                 # What was renamed into place without a row is put right before anything else is taken in.
                 self._orphans_settled = False

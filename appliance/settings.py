@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from appliance.errors import ApplianceError
 from appliance.surroundings import give, on_host
+from appliance.window import Window
 
 PREFIX = "APPLIANCE_"
 SECRETS = ("API_TOKEN", "READ_TOKEN", "HUB_TOKEN", "HUB_READ_TOKEN")
@@ -26,6 +27,12 @@ class SettingsError(ApplianceError):
     """A setting is misspelt or has a value that cannot be used."""
 
     exit_code = 2
+
+
+def _span_of_hours(text: str | None) -> str | None:
+    if text is not None:
+        Window.parse(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -61,7 +68,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     max_job_hours: float = Field(72, gt=0)
     max_priority: Literal["high", "normal", "low"] = "high"
-    train_window: str | None = None
+    train_window: Annotated[str | None, AfterValidator(_span_of_hours)] = None
     before_train_url: str | None = None
     after_train_url: str | None = None
 
@@ -102,7 +109,10 @@ class Settings(BaseSettings):
 
     def secrets(self) -> tuple[str, ...]:
         """The values that no log, page or message may show. Notification and heartbeat addresses carry keys too."""
-        values = (self.api_token, self.read_token, self.hub_token, self.hub_read_token, self.heartbeat_url)
+        values = (
+            *(self.api_token, self.read_token, self.hub_token, self.hub_read_token),
+            *(self.heartbeat_url, self.before_train_url, self.after_train_url),
+        )
         return tuple(value for value in (*values, *self.notify_urls) if value)
 
     def secret_files(self) -> tuple[Path, ...]:

@@ -13,20 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import ApplianceError
+from appliance.database import DATABASE as DATABASE
+from appliance.database import StoreError as StoreError
+from appliance.database import explain
 from appliance.job import Job, JobState, Push, Stage
 from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
-DATABASE = "appliance.sqlite"
-"""Its name in the state directory."""
-BUSY_SECONDS = 30.0
-
-
-class StoreError(ApplianceError):
-    """The database cannot be used; the hint says what to do. Never answered by starting empty."""
-
-    exit_code = 3
+BUSY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,7 @@ class Store:
             with self.transaction() if not readonly else self._reading() as connection:
                 _check(connection, path, migrating=not readonly)
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the database {path} cannot be used: {error}",
-                hint="Stop the appliance, keep a copy of the file, and see docs/operations.md: it can be rebuilt.",
-            ) from error
+            raise explain(error, path) from error
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -91,9 +82,14 @@ class Store:
         try:
             yield connection
         except BaseException:
-            connection.execute("ROLLBACK")
+            _roll_back(connection)
             raise
-        connection.execute("COMMIT")
+        try:
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may refuse at the last moment; the transaction is then still open.
+            _roll_back(connection)
+            raise
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -336,6 +332,11 @@ class Store:
     def counters(self) -> list[tuple[str, Mapping[str, str], float]]:
         rows = self.connection.execute("SELECT name, labels, value FROM counters")
         return [(name, json.loads(labels), value) for name, labels, value in rows]
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:

@@ -3,20 +3,23 @@
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
 `sleep` works until it is asked to stop, `crash once` and `sleep once` only the first time, `reject` refuses the input,
 `wait` says that the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM,
-`need N` runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that
-the row names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the result holds one that can be pushed.
-`plan` is an object of what it leaves in `plan.json`.
+`talk` reports all the time, `family` has a child of its own, `need N` runs out of memory while the plan's micro-batch
+is above N. Without a word it succeeds, with the `verdict` that the row names. With `"adapter"` (the `hub.repo` of its
+recipe, or nothing) the result holds one that can be pushed. `plan` is an object of what it leaves in `plan.json`.
 """
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 from appliance import outbox
 from appliance.errors import Problem
+from appliance.exits import explain_refusal
 from appliance.job import Job, Outcome, Stage, outbox_name
 from appliance.job_dir import JobDir, ProgressWriter
 from appliance.pushing import PushError, PushResult
@@ -33,20 +36,31 @@ DEADLINE_SECONDS = 120
 
 def main() -> int:
     stage, job_dir = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]))
-    if stage is Stage.PUSH:
-        return push(job_dir)
-    if stage is Stage.PUBLISH:
-        publish(job_dir)
-    else:
-        code = act(script(job_dir).get(stage, ""), stage, job_dir)
-        if code:
+    try:
+        if stage is Stage.PUSH:
+            return push(job_dir)
+        if stage is Stage.PUBLISH:
+            publish(job_dir)
+        elif code := act(script(job_dir).get(stage, ""), stage, job_dir):
             return code
-    verdict = {"verdict": script(job_dir).get("verdict", "improved")} if stage is Stage.VERIFY else {}
+        write_result(stage, job_dir)
+    except OSError as error:
+        code, word = explain_refusal(error)
+        with contextlib.suppress(OSError):
+            job_dir.write_failure(stage, word or {})
+        return code
+    return 0
+
+
+def write_result(stage: Stage, job_dir: JobDir) -> None:
+    said = {"verdict": script(job_dir).get("verdict", "improved")} if stage is Stage.VERIFY else {}
+    if stage is Stage.CHECK and "priority" in script(job_dir):
+        said = {"priority": script(job_dir)["priority"]}
     if stage is Stage.CHECK and "adapter" in script(job_dir):
         (job_dir.stage(stage) / "recipe.json").write_text(recipe_of(job_dir).model_dump_json())
-    published = {"manifest_sha256": manifest_sha256(job_dir)} if stage is Stage.PUBLISH else {}
-    job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **verdict, **published})
-    return 0
+    if stage is Stage.PUBLISH:
+        said = {"manifest_sha256": manifest_sha256(job_dir)}
+    job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **said})
 
 
 def script(job_dir: JobDir) -> dict:
@@ -78,6 +92,11 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
             return 1
         case "need":
             return need(int(number), stage, job_dir)
+        case "family":
+            subprocess.Popen(["sleep", str(DEADLINE_SECONDS)])
+            return sleep(stop=True)
+        case "talk":
+            return sleep(stop=True, report=ProgressWriter(job_dir.stage(stage)))
         case "sleep" | "ignore":
             return sleep(stop=what == "sleep")
     return 0
@@ -100,12 +119,14 @@ def need(micro_batch: int, stage: Stage, job_dir: JobDir) -> int:
     return 1
 
 
-def sleep(*, stop: bool) -> int:
+def sleep(*, stop: bool, report: ProgressWriter | None = None) -> int:
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(stop))
     end = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < end and not (stopped and stopped[0]):
         time.sleep(0.02)
+        if report is not None:
+            report.write("progress", done=1, total=2, unit="rows")
     return 4
 
 

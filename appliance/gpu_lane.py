@@ -1,0 +1,111 @@
+"""When the GPU may be used: not while the queue is paused, outside the window, without a GPU that answers, before the
+last stage's memory has come back, or before the server that shares it has made room."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, tzinfo
+from typing import Final
+
+from appliance.guard import MemoryGuard
+from appliance.job import Waiting
+from appliance.neighbour import Neighbour
+from appliance.store import Store
+from appliance.window import Window
+
+logger = logging.getLogger(__name__)
+
+# A driver may take a minute and more to give back what a process that ended had.
+MEMORY_BACK_SECONDS: Final = 120.0
+# What else on a machine takes and gives while a training runs: below it nothing is waited for.
+MEMORY_BACK_TOLERANCE: Final = 0.05
+GB: Final = 10**9
+TAKEN: Final = "gpu taken"
+
+Closed = tuple[Waiting, str]
+
+
+class GpuLane:
+    """Says whether the lane is open, and keeps the neighbour told. Asked once a turn."""
+
+    def __init__(
+        self,
+        store: Store,
+        guard: MemoryGuard,
+        neighbour: Neighbour,
+        *,
+        window: Window | None = None,
+        fault: Callable[[], str | None] = lambda: None,
+        zone: tzinfo | None = None,
+    ) -> None:
+        """`fault` says what is wrong with the GPU, if anything; `zone` is the machine's own when None."""
+        self._store = store
+        self._guard = guard
+        self._neighbour = neighbour
+        self._window = window
+        self._fault = fault
+        self._zone = zone
+        self._before: int | None = None
+        self._ended: float | None = None
+
+    def closed(self, now: float, wall: float, *, paused: bool) -> Closed | None:
+        """Why no stage may begin on the GPU, with the details for people; None when one may."""
+        if paused:
+            return Waiting.PAUSED, ""
+        if self.is_outside_window(wall):
+            return Waiting.WINDOW, self._hours(wall)
+        if (fault := self._fault()) is not None:
+            return Waiting.GPU, fault
+        return self._short_of_memory(now)
+
+    def is_outside_window(self, wall: float) -> bool:
+        return self._window is not None and not self._window.is_open(self._local(wall))
+
+    def take(self) -> Closed | None:
+        """Have the neighbour make room; None once the GPU is ours. The stage that wants it begins then."""
+        if self._neighbour.take():
+            self._note_taken(True)
+            self._before = self._guard.reading.memory.available_bytes
+            return None
+        # Before the word is out: whoever kills us now leaves a neighbour behind that waits to be told.
+        self._note_taken(True)
+        return Waiting.GPU, "the server that shares the GPU is asked to make room"
+
+    def ended(self, now: float) -> None:
+        """A stage on the GPU has ended: from now on its memory is waited for."""
+        self._ended = now
+
+    def idle(self) -> None:
+        """Nothing runs on the GPU and nothing is about to: the neighbour may have it."""
+        self._neighbour.give_back()
+        if not self._neighbour.is_ours_or_moving:
+            self._note_taken(False)
+
+    def close(self) -> None:
+        self._neighbour.close()
+        if not self._neighbour.is_ours_or_moving:
+            self._note_taken(False)
+
+    def _short_of_memory(self, now: float) -> Closed | None:
+        available, floor = self._guard.reading.memory.available_bytes, self._guard.floors.first_bytes
+        if available <= floor:
+            # It would be stopped as soon as it began.
+            return Waiting.MEMORY, f"{available / GB:.1f} GB are free, and {floor / GB:.1f} GB must stay free"
+        if self._ended is None or self._before is None:
+            return None
+        missing = self._before * (1 - MEMORY_BACK_TOLERANCE) - available
+        if missing <= 0 or now - self._ended > MEMORY_BACK_SECONDS:
+            self._ended = None
+            return None
+        return Waiting.MEMORY, f"the last stage's memory comes back: {missing / GB:.1f} GB are still missing"
+
+    def _note_taken(self, taken: bool) -> None:
+        if self._neighbour.is_told and (self._store.fact(TAKEN) == "True") is not taken:
+            self._store.set_fact(TAKEN, str(taken))
+
+    def _hours(self, wall: float) -> str:
+        local = self._local(wall)
+        assert self._window is not None, "asked only outside of a window"
+        return f"training is allowed {self._window}; it goes on at {self._window.opens(local):%H:%M}"
+
+    def _local(self, wall: float) -> datetime:
+        return datetime.fromtimestamp(wall, self._zone).astimezone(self._zone)

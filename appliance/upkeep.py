@@ -1,0 +1,70 @@
+"""What keeps the books safe besides writing them: room on the disk that can be given up, and a copy every day."""
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from appliance.database import DailyBackup, LockedError, explain
+from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.job import Job, Stage, Waiting
+from appliance.job_dir import JobDir
+from appliance.preflight import lacks_room
+from appliance.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS: Final = 10.0
+# Below this much, not even a few lines can be written.
+NOTHING_FREE_BYTES: Final = 1 << 20
+
+
+class Upkeep:
+    """Asked once a turn, and told of every error that a turn met."""
+
+    def __init__(self, settings: Settings, database: Path) -> None:
+        """Makes room at once when there is none: the database could not even be opened."""
+        self._settings = settings
+        self._state = database.parent
+        self._database = database
+        self._backup = DailyBackup(database)
+        self._ballast = Ballast(self._state)
+        self._next = float("-inf")
+        self.trouble: str | None = None
+        if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
+            self._ballast.drop()
+
+    def keep(self, now: float, wall: float) -> None:
+        """Restore the ballast when there is room, and see to the daily copy."""
+        if now < self._next:
+            return
+        self._next = now + EVERY_SECONDS
+        if self._ballast.restore():
+            self.trouble = None
+        self._backup.keep_up(wall)
+
+    def met(self, error: BaseException) -> bool:
+        """Whether an error is one that passes: then the loop goes on, however long it takes."""
+        if is_disk_trouble(error):
+            self._ballast.drop()
+            self.trouble = f"the disk of the state folder is full or broken ({error}); work goes on when there is room"
+            return True
+        return isinstance(error, sqlite3.Error) and isinstance(explain(error, self._database), LockedError)
+
+    def obstacle(self, job: Job, stage: Stage, job_dir: JobDir) -> tuple[Waiting, str] | None:
+        """Why a stage should not start for lack of disk. What is finished is published: that makes room."""
+        if stage is Stage.PUBLISH:
+            return None
+        if not self._ballast.is_there:
+            return Waiting.DISK, "the disk of the state folder is full"
+        return lacks_room(job, stage, job_dir, self._state, self._settings)
+
+    def lacks_room_for(self, size: int) -> str | None:
+        """Why a drop of `size` bytes is not taken in now; None when there is room for it."""
+        free, reserve = space_of(self._state).free_bytes, reserve_bytes(self._settings, self._state)
+        if self._ballast.is_there and free >= size + reserve + NOTHING_FREE_BYTES:
+            return None
+        return f"the disk of the state folder has {free / 1e9:.1f} GB free: too little to take in {size / 1e9:.1f} GB"
+
+    def close(self) -> None:
+        self._backup.wait(EVERY_SECONDS)

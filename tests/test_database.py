@@ -1,0 +1,273 @@
+"""The database as a whole: damaged, locked, newer, read-only, gone; copied every day; made anew from the jobs."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from appliance.daemon import Appliance
+from appliance.database import BACKUPS_KEPT, DATABASE, DailyBackup, LockedError, StoreError, back_up, check_database
+from appliance.intake import Places
+from appliance.job import JobState, Outcome, Stage
+from appliance.lock import AlreadyRunningError
+from appliance.opening import open_database
+from appliance.rebuild import rebuild
+from appliance.store import Store
+from appliance.store_schema import SCHEMA_VERSION
+from tests.box import Box
+
+DEADLINE_SECONDS = 60.0
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.stop()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    store = Store(tmp_path / DATABASE)
+    store.set_fact("installation", "ours")
+    store.close()
+    return tmp_path / DATABASE
+
+
+def damage(database: Path) -> None:
+    """Overwrite the pages after the first, as a bad disk does."""
+    with database.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (database.stat().st_size - 4096))
+
+
+def test_a_sound_database_is_opened_and_keeps_its_identity(database: Path):
+    store = open_database(database)
+    assert store.fact("installation") == "ours"
+    store.close()
+
+
+def test_a_damaged_database_stops_the_start_says_how_to_mend_it_and_is_left_alone(database: Path):
+    damage(database)
+    before = database.read_bytes()
+    with pytest.raises(StoreError, match=r"is damaged|cannot be used") as caught:
+        open_database(database)
+    assert caught.value.exit_code == 3
+    assert "serve --rebuild" in (caught.value.hint or "")
+    assert database.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(database: Path):
+    database.write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(StoreError) as caught:
+        open_database(database)
+    assert "serve --rebuild" in (caught.value.hint or "")
+
+
+def test_a_newer_database_is_refused_with_the_way_back(database: Path):
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(StoreError, match="newer appliance") as caught:
+        open_database(database)
+    assert "newer version" in (caught.value.hint or "")
+
+
+def test_a_locked_database_is_waited_for(database: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("appliance.store.BUSY_SECONDS", 0.1)
+    holder = sqlite3.connect(database, check_same_thread=False)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    opened: list[Store] = []
+    thread = threading.Thread(target=lambda: opened.append(open_database(database)))
+    thread.start()
+    thread.join(1.0)
+    assert opened == []
+    holder.close()
+    thread.join(DEADLINE_SECONDS)
+    assert opened[0].fact("installation") == "ours"
+
+
+def test_who_waits_for_a_locked_database_can_still_be_stopped(database: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("appliance.store.BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(database)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LockedError, match="locked by another program") as caught:
+            open_database(database, stopping=lambda: True)
+    assert "waits" in (caught.value.hint or "")
+
+
+def test_a_lock_in_the_middle_of_the_work_ends_nothing(box: Box, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("appliance.daemon.ERRORS_IN_A_ROW", 2)
+    box.appliance.store.connection.execute("PRAGMA busy_timeout = 10")
+    with closing(sqlite3.connect(box.settings.state / DATABASE)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        box.drop()
+        # Every turn that has to write meets the lock, and the loop takes none of them for its own fault.
+        answers = [box.appliance.turn(time.monotonic(), time.time()) for _ in range(30)]
+        assert all(answers)
+        holder.execute("ROLLBACK")
+    box.turn_until(lambda: any(job.state is JobState.SUCCEEDED for job in box.appliance.store.recent_jobs()))
+    for _ in range(20):
+        box.tick()
+    assert len(box.appliance.store.recent_jobs()) == 1
+    assert len(list((box.settings.state / "jobs").iterdir())) == 1
+
+
+def test_a_database_that_may_not_be_written_is_refused_with_what_to_do(tmp_path: Path):
+    """As a user who may write nothing there: root may write everything."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody who may not write the folder")
+    state = tmp_path / "state"
+    state.mkdir()
+    store = Store(state / DATABASE)
+    store.close()
+    program = f"""
+import os, sys
+from pathlib import Path
+from appliance.database import StoreError
+from appliance.opening import open_database
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    open_database(Path({str(state / DATABASE)!r}))
+except StoreError as error:
+    print(error.message, "|", error.hint)
+"""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    message, _, hint = said.stdout.partition("|")
+    assert "cannot be written" in message
+    assert "65534" in hint
+    assert str(state) in hint
+
+
+def test_a_state_folder_with_jobs_and_without_a_database_never_starts_empty(box: Box):
+    box.drop()
+    box.ended()
+    box.stop()
+    for part in ("", "-wal", "-shm"):
+        (box.settings.state / (DATABASE + part)).unlink(missing_ok=True)
+    with pytest.raises(StoreError, match="is gone, and 1 job folders are there") as caught:
+        Appliance(box.settings)
+    assert "serve --rebuild" in (caught.value.hint or "")
+    assert not (box.settings.state / DATABASE).exists()
+    mend(box)
+    box.start()
+
+
+def mend(box: Box) -> int:
+    settings = box.settings
+    return rebuild(settings.state / DATABASE, Places(settings.state, settings.outbox, settings.recipes), settings.inbox)
+
+
+def test_a_rebuilt_database_knows_every_job_and_the_work_goes_on(box: Box):
+    box.drop("done.jsonl")
+    box.ended(1)
+    box.drop("refused.jsonl", check="reject")
+    box.ended(2)
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop("waiting.jsonl")
+    box.turn_until(lambda: (job := box.job(3)) is not None and job.waiting == "paused")
+    box.drop("running.jsonl", fetch="sleep once")
+    box.turn_until(lambda: box.runs(Stage.FETCH, 4))
+    installation = box.appliance.store.fact("installation")
+    box.crash()
+    damage(box.settings.state / DATABASE)
+
+    assert mend(box) == 4
+    box.start()
+
+    store = box.appliance.store
+    assert store.fact("installation") == installation
+    assert [job.state for job in reversed(store.recent_jobs())][:2] == [JobState.SUCCEEDED, JobState.REJECTED]
+    # The queue is not paused any more: nobody remembers.
+    assert [box.ended(number).state for number in (3, 4)] == [JobState.SUCCEEDED] * 2
+    assert len([path for path in box.outbox.iterdir() if path.is_dir()]) == 4
+    assert len(list((box.settings.state / "damaged").glob("*/appliance.sqlite"))) == 1
+    box.drop("next.jsonl")
+    assert box.ended(5).id == "0005-next"
+
+
+def test_a_rebuild_starts_from_the_last_copy_and_numbers_above_the_outbox(box: Box):
+    box.drop()
+    box.ended()
+    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    (box.outbox / "0041-older").mkdir()
+    box.stop()
+    damage(box.settings.state / DATABASE)
+    mend(box)
+    box.start()
+    counters = {name: value for name, labels, value in box.appliance.store.counters() if labels == {}}
+    assert counters["job_queue_wait_seconds_sum"] >= 0
+    box.drop("next.jsonl")
+    box.turn_until(lambda: box.job(42) is not None)
+    assert box.ended(42).state is JobState.SUCCEEDED
+
+
+def test_a_job_whose_folder_is_gone_ends_and_blocks_nobody(box: Box):
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting == "paused")
+    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    box.crash()
+    shutil.rmtree(box.settings.state / "jobs" / "0001-support")
+    mend(box)
+    box.start()
+    job = box.job(1)
+    assert job is not None
+    assert (job.state, job.outcome) == (JobState.FAILED, Outcome.FAILED)
+
+
+def test_nobody_rebuilds_beside_a_running_daemon(box: Box):
+    from appliance.rebuild import rebuild_database
+
+    with pytest.raises(AlreadyRunningError):
+        rebuild_database(box.settings)
+
+
+def test_a_copy_is_taken_every_day_and_the_newest_few_are_kept(database: Path):
+    backup, folder = DailyBackup(database), database.parent / "backup"
+    day = 86_400.0
+    for number in range(BACKUPS_KEPT + 3):
+        backup.keep_up(number * day)
+        backup.wait(DEADLINE_SECONDS)
+        backup.keep_up(number * day + 60)
+        backup.wait(DEADLINE_SECONDS)
+    copies = sorted(folder.iterdir())
+    assert [path.name for path in copies] == [f"appliance-1970-01-{day:02d}.sqlite" for day in range(4, 11)]
+    check_database(copies[-1])
+    store = Store(copies[-1])
+    assert store.fact("installation") == "ours"
+    store.close()
+
+
+def test_a_copy_that_fails_leaves_the_work_alone_and_is_tried_again(database: Path):
+    (database.parent / "backup").write_text("in the way")
+    backup = DailyBackup(database)
+    backup.keep_up(0.0)
+    backup.wait(DEADLINE_SECONDS)
+    (database.parent / "backup").unlink()
+    backup.keep_up(60.0)
+    backup.wait(DEADLINE_SECONDS)
+    assert not (database.parent / "backup").exists()
+    backup.keep_up(3700.0)
+    backup.wait(DEADLINE_SECONDS)
+    assert len(list((database.parent / "backup").iterdir())) == 1
+
+
+def test_the_daemon_takes_the_copy_by_itself(box: Box):
+    box.tick()
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not list((box.settings.state / "backup").glob("appliance-*.sqlite")):
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,339 @@
+"""Who gets the GPU and when: hours, priorities, a server by day, memory that comes back, a GPU that is missing."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, GpuLane
+from appliance.gpu_presence import GpuPresence, find_fault
+from appliance.guard import MemoryGuard
+from appliance.job import Job, JobState, Priority, Stage, Waiting
+from appliance.memory import Floors, Memory, Reading
+from appliance.neighbour import TRIES, Neighbour, Side
+from appliance.pipeline import startable
+from appliance.priorities import LOW_WAITS_SECONDS, capped, makes_room
+from appliance.settings import Settings, SettingsError
+from appliance.store import Store
+from appliance.window import Window
+from tests.box import Box
+
+GB = 10**9
+DEADLINE_SECONDS = 60.0
+
+
+def at(clock: str) -> datetime:
+    return datetime.fromisoformat(f"2026-11-27T{clock}").replace(tzinfo=UTC)
+
+
+# The window
+
+
+def test_a_window_over_midnight_is_open_at_night():
+    window = Window.parse("20:00-07:00")
+    assert [window.is_open(at(clock)) for clock in ("19:59", "20:00", "23:59", "00:00", "06:59", "07:00", "12:00")] == [
+        *(False, True, True, True, True, False, False)
+    ]
+    assert window.opens(at("12:30")) == at("20:00")
+
+
+def test_a_window_by_day_is_open_by_day_and_opens_tomorrow():
+    window = Window.parse(" 9:30 - 17:00 ")
+    assert [window.is_open(at(clock)) for clock in ("09:29", "09:30", "16:59", "17:00")] == [False, True, True, False]
+    assert window.opens(at("18:00")) == at("09:30") + timedelta(days=1)
+    assert str(window) == "09:30–17:00"
+
+
+@pytest.mark.parametrize("text", ["20-7", "20:00", "25:00-07:00", "20:60-07:00", "20:00-20:00", "night"])
+def test_a_window_that_is_none_is_refused_by_name(text: str):
+    with pytest.raises(SettingsError, match=r"APPLIANCE_TRAIN_WINDOW is .* 20:00-07:00"):
+        Settings.load({"APPLIANCE_TRAIN_WINDOW": text})
+
+
+def box_at_noon(tmp_path: Path, **settings: object) -> Box:
+    """A box whose window is open from an hour ago for another hour, by the machine's own clock."""
+    now = datetime.now().astimezone()
+    start, end = now - timedelta(hours=1), now + timedelta(hours=1)
+    return Box(tmp_path, train_window=f"{start:%H:%M}-{end:%H:%M}", **settings)
+
+
+def test_outside_the_window_the_training_steps_back_and_goes_on_when_it_opens(tmp_path: Path):
+    box = box_at_noon(tmp_path, stall_minutes=100_000)
+    box.drop(train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.shift = 2 * 3600.0
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.WINDOW)
+    job = box.job(1)
+    assert job is not None
+    assert "it goes on at" in job.waiting_detail
+    # It did nothing wrong: no attempt is counted. Other work goes on meanwhile.
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 0
+    box.drop("b.jsonl")
+    box.turn_until(lambda: (job := box.job(2)) is not None and job.waiting is Waiting.WINDOW)
+    assert (box.appliance.places.jobs / "0002-b" / "prepare" / "result.json").exists()
+    box.shift = 23.5 * 3600.0
+    assert [box.ended(number).state for number in (1, 2)] == [JobState.SUCCEEDED] * 2
+    box.stop()
+
+
+# Priorities
+
+
+def a_job(number: int, priority: Priority = Priority.NORMAL, **fields) -> Job:
+    return Job(number, f"{number:04d}-a", f"u{number}", "a", JobState.QUEUED, 0.0, priority=priority, **fields)
+
+
+def test_a_low_job_is_not_put_off_for_ever():
+    jobs = [(a_job(1, Priority.LOW), Stage.TRAIN), (a_job(2), Stage.TRAIN)]
+    assert [job.number for job, _ in startable(jobs, [], now=60.0)] == [2]
+    assert [job.number for job, _ in startable(jobs, [], now=LOW_WAITS_SECONDS + 1)] == [1]
+
+
+def test_priority_is_what_the_recipe_asks_for_and_no_more_than_allowed():
+    assert capped(Priority.HIGH, Priority.NORMAL) is Priority.NORMAL
+    assert capped(Priority.LOW, Priority.HIGH) is Priority.LOW
+    assert capped(Priority.HIGH, Priority.HIGH) is Priority.HIGH
+
+
+def test_only_high_makes_others_step_back_and_nobody_steps_back_for_a_peer():
+    low, normal, high = a_job(1, Priority.LOW), a_job(2), a_job(3, Priority.HIGH)
+    assert makes_room([normal], [high]) is normal
+    assert makes_room([low], [normal]) is None
+    assert makes_room([high], [high]) is None
+    assert makes_room([], [high]) is None
+
+
+def test_a_high_job_takes_the_gpu_at_a_checkpoint_and_gives_it_back(tmp_path: Path):
+    box = Box(tmp_path)
+    box.drop("long.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("urgent.jsonl", priority="high")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    assert box.ended(1).state is JobState.SUCCEEDED
+    long, urgent = box.job(1), box.job(2)
+    assert long is not None
+    assert urgent is not None
+    assert (urgent.finished or 0) < (long.finished or 0)
+    stops = [event for event in box.history(1) if event.get("stage") == "train" and event["event"] == "stage_ended"]
+    assert [event["kind"] for event in stops] == ["stopped", "done"]
+    box.stop()
+
+
+def test_a_cap_on_priority_keeps_everybody_in_line(tmp_path: Path):
+    box = Box(tmp_path, max_priority="normal")
+    box.drop("long.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("urgent.jsonl", priority="high")
+    box.turn_until(lambda: (box.appliance.places.jobs / "0002-urgent" / "prepare" / "result.json").exists())
+    for _ in range(10):
+        box.tick()
+    assert box.runs(Stage.TRAIN, 1)
+    urgent = box.job(2)
+    assert urgent is not None
+    assert urgent.priority is Priority.NORMAL
+    box.stop()
+
+
+# The server by day
+
+
+class Server:
+    """A real one on loopback that notes what it is told, and answers as it is set to."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.answers: list[int] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                server.told.append(self.path)
+                self.send_response(server.answers.pop(0) if server.answers else 200)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+
+    def neighbour(self, **how: object) -> Neighbour:
+        return Neighbour(f"{self.url}/before", f"{self.url}/after", pause_seconds=0.01, **how)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def until(condition) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_server_makes_room_before_the_training_and_hears_when_it_is_over(tmp_path: Path, server: Server):
+    box = Box(tmp_path, before_train_url=f"{server.url}/before", after_train_url=f"{server.url}/after")
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    assert server.told == ["/before"]
+    box.drop("b.jsonl")
+    box.turn_until(lambda: (box.appliance.places.jobs / "0002-b" / "prepare" / "result.json").exists())
+    box.appliance.crew.running[1].process.ask_to_stop()
+    box.appliance.crew.running[1].stop_asked = time.monotonic()
+    assert [box.ended(number).state for number in (1, 2)] == [JobState.SUCCEEDED] * 2
+    box.turn_until(lambda: len(server.told) == 2)
+    # Two trainings in a row are one time that the GPU is taken.
+    assert server.told == ["/before", "/after"]
+    box.stop()
+    assert server.told == ["/before", "/after"]
+
+
+def test_a_daemon_that_ends_gives_the_gpu_back_and_so_does_one_after_a_crash(tmp_path: Path, server: Server):
+    box = Box(tmp_path, before_train_url=f"{server.url}/before", after_train_url=f"{server.url}/after")
+    box.drop(train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.stop()
+    assert server.told == ["/before", "/after"]
+    box.start()
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.crash()
+    box.appliance.store.close()
+    box.start()
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.ended()
+    box.turn_until(lambda: server.told[-1] == "/after")
+    assert server.told == ["/before", "/after", "/before", "/after"]
+    box.stop()
+
+
+def test_a_word_is_repeated_until_it_is_heard(server: Server):
+    server.answers = [503, 500]
+    neighbour = server.neighbour()
+    until(neighbour.take)
+    assert server.told == ["/before"] * 3
+    assert neighbour.failures == 0
+
+
+def test_a_server_that_is_gone_holds_nothing_up_for_good():
+    said: list[str] = []
+
+    def refuse(url: str, body: bytes) -> None:
+        said.append(url)
+        raise OSError("connection refused")
+
+    neighbour = Neighbour("http://nobody/before", None, post=refuse, pause_seconds=0.0)
+    until(neighbour.take)
+    assert said == ["http://nobody/before"] * TRIES
+    assert neighbour.failures == 1
+    neighbour.give_back()
+    assert neighbour.side is Side.THEIRS
+
+
+def test_an_address_that_is_none_is_like_a_server_that_is_gone():
+    neighbour = Neighbour("file:///etc/passwd", None, pause_seconds=0.0)
+    until(neighbour.take)
+    assert neighbour.failures == 1
+
+
+def test_the_address_stands_in_no_log(caplog: pytest.LogCaptureFixture):
+    neighbour = Neighbour("http://127.0.0.1:1/?key=secret", None, pause_seconds=0.0)
+    until(neighbour.take)
+    assert "was not told" in caplog.text
+    assert "secret" not in caplog.text
+
+
+# Memory and the GPU itself
+
+
+class Lane:
+    def __init__(self, root: Path, **how: object) -> None:
+        self.free = 100.0
+        self.store = Store(root / "appliance.sqlite")
+        self.guard = MemoryGuard(Floors(8 * GB, 4 * GB), read=lambda: Reading(Memory(128 * GB, int(self.free * GB))))
+        self.lane = GpuLane(self.store, self.guard, Neighbour(None, None), **how)  # type: ignore[arg-type]
+
+    def closed(self, now: float) -> tuple[Waiting, str] | None:
+        self.guard.look()
+        return self.lane.closed(now, 0.0, paused=False)
+
+
+def test_the_next_stage_waits_until_the_last_ones_memory_is_back(tmp_path: Path):
+    box = Lane(tmp_path)
+    assert box.lane.take() is None
+    box.free = 60.0
+    box.lane.ended(1000.0)
+    closed = box.closed(1001.0)
+    assert closed is not None
+    assert closed == (Waiting.MEMORY, "the last stage's memory comes back: 35.0 GB are still missing")
+    box.free = 97.0
+    assert box.closed(1002.0) is None
+    box.store.close()
+
+
+def test_memory_that_somebody_else_took_is_not_waited_for_for_ever(tmp_path: Path):
+    box = Lane(tmp_path)
+    box.lane.take()
+    box.free = 60.0
+    box.lane.ended(1000.0)
+    assert box.closed(1000.0 + MEMORY_BACK_SECONDS - 1) is not None
+    assert box.closed(1000.0 + MEMORY_BACK_SECONDS + 1) is None
+    box.store.close()
+
+
+def test_below_the_first_floor_nothing_begins_however_long_it_takes(tmp_path: Path):
+    box = Lane(tmp_path)
+    box.free = 7.5
+    assert box.closed(1e9) == (Waiting.MEMORY, "7.5 GB are free, and 8.0 GB must stay free")
+    box.store.close()
+
+
+def test_without_a_server_to_tell_nothing_is_remembered_of_the_gpu(tmp_path: Path):
+    box = Lane(tmp_path)
+    box.lane.take()
+    assert box.store.fact(TAKEN) is None
+    box.store.close()
+
+
+def test_without_its_gpu_the_queue_holds_and_no_job_is_burnt(tmp_path: Path):
+    box = Box(tmp_path)
+    faults = ["no GPU answers: Driver Not Loaded"]
+    box.appliance.lane._fault = lambda: faults[0] if faults else None
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.GPU)
+    for _ in range(10):
+        box.tick()
+    job = box.job(1)
+    assert job is not None
+    assert (job.trainings, job.waiting_detail) == (0, "no GPU answers: Driver Not Loaded")
+    faults.clear()
+    assert box.ended().state is JobState.SUCCEEDED
+    box.stop()
+
+
+def test_a_gpu_is_missed_only_where_one_belongs():
+    without = GpuPresence(expected=False)
+    without.start()
+    assert without.fault() is None
+    if find_fault() is None:
+        pytest.skip("this machine has a GPU that answers")
+    missing = GpuPresence(expected=True)
+    assert missing.fault() is None
+    missing.start()
+    until(lambda: "no GPU" in (missing.fault() or ""))
+    missing.close()

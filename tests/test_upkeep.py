@@ -1,0 +1,169 @@
+"""Room on the disks: looked at before a stage starts, kept for the database, and work that goes on when it is back.
+
+Full disks are real here: small file systems in memory, where the machine lets us mount them.
+"""
+
+import contextlib
+import errno
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.job import JobState, Stage, Waiting
+from appliance.job_dir import JobDir
+from appliance.preflight import lacks_room, needed_bytes, training_bytes
+from appliance.settings import Settings
+from tests.box import Box
+from tests.jobs import make_job
+from tests.small_disk import small_disk
+
+MB = 10**6
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    """An appliance whose state folder lies on a disk of 64 MB."""
+    (tmp_path / "state").mkdir()
+    with small_disk(tmp_path / "state", 64 * MB):
+        box = Box(tmp_path, disk_reserve_gb=0)
+        yield box
+        box.stop()
+
+
+def fill(folder: Path, *, leave: int = 0) -> Path:
+    """A file that takes what is free there, but for `leave` bytes."""
+    path = folder / "somebody's film"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while (more := space_of(folder).free_bytes - leave) > 0:
+            file.write(b"\0" * min(1 << 20, more))
+    return path
+
+
+def test_a_job_waits_for_room_says_how_much_and_goes_on_by_itself(box: Box):
+    film = fill(box.settings.state, leave=4 * MB)
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.DISK)
+    job = box.job(1)
+    assert job is not None
+    assert "this needs 0.0 GB" in job.waiting_detail
+    assert not (box.appliance.places.jobs / "0001-support" / "prepare").exists()
+    film.unlink()
+    assert box.ended().state is JobState.SUCCEEDED
+
+
+def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_and_is_said_on_the_board(box: Box):
+    box.forgiving = True
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("b.jsonl")
+    film = fill(box.settings.state)
+    # Its end cannot be written down: the ballast goes overboard, and then it can.
+    box.appliance.crew.running[1].process.ask_to_stop()
+    box.turn_until(lambda: not box.runs(Stage.TRAIN))
+    assert not (box.settings.state / "ballast").exists()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.DISK)
+    assert "disk" in (box.appliance.view.trouble or "")
+    film.unlink()
+    assert [box.ended(number, seconds_a_turn=1.0).state for number in (1, 2)] == [JobState.SUCCEEDED] * 2
+    assert (box.settings.state / "ballast").exists()
+    assert len(list((box.settings.state / "jobs").iterdir())) == 2
+
+
+def test_a_drop_that_does_not_fit_stays_in_the_inbox_until_it_does(box: Box):
+    film = fill(box.settings.state, leave=MB)
+    box.drop("large.jsonl", pad="x" * 3 * MB)
+    status = box.outbox / "STATUS.md"
+    box.turn_until(lambda: status.exists() and "too little to take in" in status.read_text())
+    assert (box.inbox / "large.jsonl").exists()
+    film.unlink()
+    box.turn_until(lambda: box.job(1) is not None)
+    assert box.appliance.reception.no_room is None
+
+
+def test_an_outbox_without_room_keeps_the_result_until_there_is_some(tmp_path: Path):
+    (tmp_path / "outbox").mkdir()
+    with small_disk(tmp_path / "outbox", 2 * MB):
+        box = Box(tmp_path)
+        box.tick()
+        film = fill(tmp_path / "outbox")
+        box.forgiving = True
+        box.drop(pad="x" * 500_000)
+        box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.DISK)
+        assert not [path for path in box.outbox.iterdir() if path.name.startswith("0001")]
+        film.unlink()
+        assert box.ended(seconds_a_turn=1.0).state is JobState.SUCCEEDED
+        assert (box.outbox / "0001-support" / "manifest.json").exists()
+        box.stop()
+
+
+def test_a_start_on_a_full_disk_throws_the_ballast_overboard_first(box: Box):
+    box.tick()
+    assert (box.settings.state / "ballast").stat().st_size > 0
+    film = fill(box.settings.state)
+    box.crash()
+    box.start()
+    assert not (box.settings.state / "ballast").exists()
+    film.unlink()
+
+
+def test_the_ballast_is_real_room_and_comes_back_only_when_there_is_some(tmp_path: Path):
+    with small_disk(tmp_path, 2 * MB):
+        ballast = Ballast(tmp_path, MB // 2)
+        before = space_of(tmp_path).free_bytes
+        assert ballast.restore()
+        assert before - space_of(tmp_path).free_bytes >= MB // 2
+        film = fill(tmp_path)
+        assert ballast.drop()
+        assert not ballast.drop()
+        film.write_bytes(b"\0" * int(1.8 * MB))
+        assert not ballast.restore()
+        film.unlink()
+        assert ballast.restore()
+
+
+def test_the_reserve_leaves_a_small_disk_something(tmp_path: Path):
+    with small_disk(tmp_path, 4 * MB):
+        size = space_of(tmp_path).size_bytes
+        assert reserve_bytes(Settings(), tmp_path) == int(0.05 * size)
+        assert reserve_bytes(Settings(disk_reserve_gb=1), tmp_path) == 10**9
+
+
+def test_a_training_needs_room_for_its_checkpoints_and_adapter():
+    # 8B with rank 16: 42 million parameters, half a gigabyte a checkpoint.
+    assert 2.5e9 < training_bytes({"trainable_parameters": 42_000_000}) < 3.5e9
+    assert training_bytes({}) == 0
+
+
+def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": "x" * 1000})
+    job = job_dir.read_job()
+    assert needed_bytes(job, Stage.CHECK, job_dir) == 2000
+    assert needed_bytes(job, Stage.PREPARE, job_dir) > 4000
+    assert needed_bytes(job, Stage.VERIFY, job_dir) == 0
+    greedy = Settings(disk_reserve_gb=10**9)
+    held = lacks_room(job, Stage.CHECK, job_dir, tmp_path, greedy)
+    assert held is not None
+    assert held[0] is Waiting.DISK
+    assert "kept in reserve" in held[1]
+    # What is finished is never held back for the reserve's sake.
+    assert lacks_room(job, Stage.PUBLISH, JobDir(tmp_path), tmp_path, greedy) is None
+
+
+def test_errors_of_a_disk_are_told_from_others(tmp_path: Path):
+    assert is_disk_trouble(OSError(errno.ENOSPC, "full"))
+    assert is_disk_trouble(OSError(errno.EIO, "broken"))
+    assert not is_disk_trouble(OSError(errno.ENOENT, "missing"))
+    connection = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+    connection.execute("PRAGMA page_size = 512")
+    connection.execute("CREATE TABLE t (x)")
+    connection.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        connection.execute("INSERT INTO t VALUES (zeroblob(10000))")
+    assert is_disk_trouble(full.value)
+    with pytest.raises(sqlite3.OperationalError) as wrong:
+        connection.execute("SELEKT")
+    assert not is_disk_trouble(wrong.value)
+    connection.close()
