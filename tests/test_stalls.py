@@ -60,10 +60,11 @@ def test_a_stage_that_always_hangs_fails_with_its_class(box: Box):
     box.drop(train="ignore")
     for _ in range(3):
         box.turn_until(lambda: box.runs(Stage.TRAIN))
+        hung = box.appliance.crew.running[1].process.pid
         box.shift += STALL + 60
         box.turn_until(lambda: box.appliance.crew.running[1].stop_asked is not None)
         box.shift += 61.0
-        box.turn_until(lambda: 1 not in box.appliance.crew.running)
+        box.turn_until(lambda hung=hung: hung not in [r.process.pid for r in box.appliance.crew.running.values()])
         # The pause before the next try.
         box.shift += 3600.0
     job = box.ended()
@@ -105,8 +106,10 @@ environment = {**os.environ, "_APPLIANCE_PARENT_PID": str(os.getpid())}
 program = '''
 import sys, time
 from appliance.job import Stage
-from appliance.stages.__main__ import _die_first, _die_with_parent
-_die_with_parent()
+import os
+from appliance.processes import die_with_parent
+from appliance.stages.__main__ import _die_first
+die_with_parent(int(os.environ["_APPLIANCE_PARENT_PID"]))
 _die_first(Stage.TRAIN)
 print(open("/proc/self/oom_score_adj").read().strip(), flush=True)
 time.sleep(120)

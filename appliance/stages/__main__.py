@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from appliance.errors import InputError, NotReadyError, StageFailure, Stopped
-from appliance.exits import STOPPED, explain_refusal
+from appliance.exits import DISK, STOPPED, explain_refusal
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.logs import redact_output
@@ -46,11 +46,12 @@ def run(stage: Stage, job: JobDir, settings: Settings) -> int:
         return _run(stage, job, settings)
     except OSError as error:
         # A full disk, a share that went away: they can come from any line, and have words of their own.
-        traceback.print_exc()
         code, word = explain_refusal(error)
-        if word is not None:
-            # Where not even this can be written, the exit code has to do.
-            with contextlib.suppress(OSError):
+        # Where not even these can be written, the exit code has to do.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        with contextlib.suppress(OSError):
+            if word is not None:
                 job.write_failure(stage, word)
         return code
 
@@ -93,4 +94,8 @@ def _stop_on_sigterm() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == DISK:
+        # The interpreter would end with a code of its own when the log cannot be flushed.
+        os._exit(code)
+    sys.exit(code)
