@@ -1,6 +1,7 @@
 """Opening the database: checked before it is used, waited for while it is locked, never replaced."""
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -44,6 +45,13 @@ def open_database(database: Path, *, stopping: Callable[[], bool] = lambda: Fals
 def _must_not_be_gone(database: Path) -> None:
     """A state folder with jobs and no database is not a new one."""
     jobs = database.parent / "jobs"
-    left = [path.name for path in jobs.iterdir() if job_number(path.name) is not None] if jobs.is_dir() else []
-    if left and not database.exists():
+    try:
+        left = [path.name for path in jobs.iterdir() if job_number(path.name) is not None] if jobs.is_dir() else []
+        gone = left and not database.exists()
+    except OSError as error:
+        raise StoreError(
+            f"the state folder {database.parent} cannot be read: {error.strerror}",
+            hint=f"Let user {os.geteuid()} read and write it.",
+        ) from error
+    if gone:
         raise StoreError(f"the database {database} is gone, and {len(left)} job folders are there", hint=REBUILD)

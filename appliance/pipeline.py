@@ -316,9 +316,10 @@ class Pipeline:
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
             self.store.note(job.number, kind, now=now, stage=stage)
-            if self.dir(job).result(stage) is not None:
-                return self._after(job, stage, StageEnd(EndKind.DONE), now=now)
-            return self._requeue(job)
+            done = self.dir(job).result(stage) is not None
+            job = self._after(job, stage, StageEnd(EndKind.DONE), now=now) if done else self._requeue(job)
+            self.dir(job).write_job(job)
+            return job
 
     def clean(self, job: Job, *, keep_dropped: bool = False) -> None:
         """Remove what an ended job no longer needs: its files lie in the outbox now. Safe to repeat.
