@@ -1,0 +1,200 @@
+"""The queue against a model of it: dropped, cancelled, failed, finished, paused and crashed in any order.
+
+The store, the pipeline and the crew are real; what a stage does and when the machine goes down is Hypothesis's choice.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from appliance.crew import Crew
+from appliance.daemon import Appliance
+from appliance.job import ENDED, LANES, Job, Lane, Stage, Waiting
+from appliance.job_dir import JobDir
+from appliance.pipeline import Pipeline
+from appliance.store import Store
+from tests.jobs import make_job
+from tests.line import NOBODY, RULES, fast_folder
+
+EXAMPLES, STEPS, ATTEMPTS = 500, 25, 3
+
+
+@dataclass
+class Process:
+    """A stage that ends when, and as, the test says."""
+
+    code: int | None = None
+    pid: int = NOBODY
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def ask_to_stop(self) -> None:
+        self.code = 4
+
+    def kill(self) -> None:
+        self.code = -9
+
+
+@dataclass
+class Model:
+    """All that has to be known of a job to say how it ends."""
+
+    failures: dict[Stage, int] = field(default_factory=dict)
+    cancelled: bool = False
+
+    @property
+    def may_end(self) -> set[str]:
+        given_up = any(times >= ATTEMPTS for stage, times in self.failures.items() if stage is not Stage.PUBLISH)
+        # Given up and cancelled: whichever was written down first.
+        return ({"cancelled"} if self.cancelled else set()) | ({"failed"} if given_up else set()) or {"succeeded"}
+
+
+class Queue(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="queue-", dir=fast_folder(Path(tempfile.gettempdir()))))
+        (self.root / "jobs").mkdir()
+        self.model: dict[int, Model] = {}
+        self.paused, self.now = False, 1000.0
+        self.open()
+
+    def open(self) -> None:
+        self.store = Store(self.root / "appliance.sqlite")
+        self.pipeline = Pipeline(self.store, self.root / "jobs", ATTEMPTS, "boot", RULES)
+        self.crew = Crew(self.pipeline, self.store, start=lambda stage, job_dir: Process())
+        self.crew.recover(boot_id="boot", wall=self.now)
+
+    def teardown(self) -> None:
+        self.resume()
+        self.turn()
+        for _ in range(30 * (len(self.model) + 1)):
+            for running in list(self.crew.running.values()):
+                self.end(running.job.number, 0)
+        assert [job.id for job in self.store.active_jobs()] == []
+        for number, model in self.model.items():
+            assert self.job(number).state in model.may_end, (self.job(number), model, self.store.events(number))
+        finished = {labels["outcome"]: n for name, labels, n in self.store.counters() if name == "jobs_finished_total"}
+        assert sum(finished.values()) == len(self.model)
+        self.store.close()
+        shutil.rmtree(self.root)
+
+    # What may happen
+
+    @rule()
+    def drop(self) -> None:
+        number = len(self.model) + 1
+        self.store.add_job(make_job(self.root / "jobs", {"a.jsonl": "{}\n"}, number=number).read_job())
+        self.model[number] = Model()
+        self.turn()
+
+    @precondition(lambda self: self.crew.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.end(self.pick(data), 0)
+
+    @precondition(lambda self: self.crew.running)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        number = self.pick(data)
+        self.count_failure(number)
+        self.end(number, -9)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.model)))
+        decided = self.pipeline.dir(self.job(number)).outcome() is not None
+        self.model[number].cancelled |= not decided and self.job(number).state not in ENDED
+        daemon = SimpleNamespace(store=self.store, pipeline=self.pipeline, crew=self.crew)
+        Appliance.cancel(daemon, number, self.now, self.now)  # type: ignore[arg-type]
+        self.turn()
+
+    @rule()
+    def pause(self) -> None:
+        self.paused = True
+        self.turn()
+
+    @rule()
+    def resume(self) -> None:
+        self.paused = False
+        self.turn()
+
+    @rule()
+    def crash(self) -> None:
+        for running in self.crew.running.values():
+            if running.process.poll() is None:
+                self.count_failure(running.job.number)
+        self.store.close()
+        self.open()
+        self.turn()
+
+    # How it happens
+
+    def turn(self) -> None:
+        # Longer than any pause.
+        self.now += 4000.0
+        before = set(self.crew.running)
+        for job, _, _ in self.crew.reap(self.now, wall=self.now):
+            if job.state in ENDED:
+                self.pipeline.clean(job)
+        waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
+        closed = (Waiting.PAUSED, "") if self.paused else None
+        self.crew.start(waiting, self.now, wall=self.now, gpu=closed)
+        if self.paused:
+            assert not [n for n in set(self.crew.running) - before if LANES[self.crew.running[n].stage] is Lane.GPU]
+
+    def end(self, number: int, code: int) -> None:
+        running = self.crew.running[number]
+        if running.process.poll() is None:
+            if code == 0:
+                self.write_result(self.pipeline.dir(running.job), running.stage)
+            running.process.code = code  # type: ignore[attr-defined]
+        self.turn()
+
+    def write_result(self, job_dir: JobDir, stage: Stage) -> None:
+        said = {"verdict": "improved"} if stage is Stage.VERIFY else {"manifest_sha256": ""}
+        job_dir.write_result(stage, said)
+
+    def count_failure(self, number: int) -> None:
+        stage, failures = self.crew.running[number].stage, self.model[number].failures
+        failures[stage] = failures.get(stage, 0) + 1
+
+    def pick(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from(sorted(self.crew.running)))
+
+    def job(self, number: int) -> Job:
+        job = self.store.job(number)
+        assert job is not None
+        return job
+
+    # What always holds
+
+    @invariant()
+    def one_stage_a_job_and_one_on_the_gpu(self) -> None:
+        assert len(self.crew.on_gpu) <= 1
+        running = {job.number for job in self.store.active_jobs() if job.state == "running"}
+        assert running == set(self.crew.running)
+
+    @invariant()
+    def whoever_has_ended_ended_as_it_had_to(self) -> None:
+        for number, model in self.model.items():
+            job = self.job(number)
+            assert job.state not in ENDED or job.state in model.may_end, (job, model)
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # Where examples are kept would be a folder in the checkout.
+    database=None,
+)
