@@ -132,7 +132,8 @@ class NvmlDriver:
     def ask(self, gpu: int, query: str) -> Any:  # noqa: ANN401 (each question has its own kind of answer)
         try:
             return _ASK[query](pynvml.nvmlDeviceGetHandleByIndex(gpu))
-        except pynvml.NVMLError_NotSupported as error:
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound) as error:
+            # The GPU cannot, or the driver is older than the question.
             raise Unsupported(query) from error
         except pynvml.NVMLError as error:
             raise NoAnswer(str(error)) from error

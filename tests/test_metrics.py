@@ -1,9 +1,11 @@
 """The metric table: what docs/metrics.md promises is what `/metrics` serves, and the other way round."""
 
+import json
 import math
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -323,3 +325,48 @@ def test_swap_in_use_is_what_is_not_free(tmp_path):
 
 def test_the_results_of_a_push_are_those_of_the_table():
     assert set(PUSH_RESULTS) == {str(result) for result in PushResult}
+
+
+READ_GPU = """
+import dataclasses, json
+from appliance.gpu import GpuReader, NvmlDriver
+errors = []
+readings = GpuReader(NvmlDriver(), on_error=errors.append).read()
+print(json.dumps([[dataclasses.asdict(reading) for reading in readings], errors]))
+"""
+
+
+def read_gpu(**environment: str) -> list:
+    """What a process of its own reads through NVIDIA's bindings."""
+    command = [sys.executable, "-c", READ_GPU]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60).stdout)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler here")
+def test_nvidias_bindings_are_asked_the_right_questions_in_the_right_units(tmp_path):
+    source = Path(__file__).with_name("fake_nvml.c")
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    [reading], errors = read_gpu(LD_LIBRARY_PATH=str(tmp_path), DRIVER="580.95.05", CUDA="13000", CAPABILITY="12")
+    assert errors == []
+    assert reading == {
+        "index": 0,
+        "name": "NVIDIA GB10",
+        "uuid": "GPU-1",
+        "driver_version": "580.95.05",
+        "memory_type": "unified",
+        "utilization": 0.96,
+        "power_watts": 92.5,
+        "temperature_celsius": 71.0,
+        "sm_clock_hertz": 2.4e9,
+        "sm_clock_max_hertz": 3.003e9,
+        "energy_joules": None,
+        "throttles": {"sw_power_cap": True, "hw_slowdown": False, "sw_thermal": True, "hw_thermal": False}
+        | {"hw_power_brake": False},
+        "throttle_seconds": {"sw_power_cap": 37.0, "sw_thermal": 134.5, "hw_thermal": 135.0},
+    }
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")
+def test_a_machine_without_nvidias_library_has_no_gpu_and_no_error():
+    assert read_gpu(LD_LIBRARY_PATH="") == [[], []]
