@@ -107,6 +107,7 @@ def running_row(entry: Running, view: View) -> RunningRow:
         tokens_per_second=progress.tokens_per_second,
         loss=progress.loss,
         seconds_left=progress.seconds_left,
+        eval_loss=progress.eval_loss,
         people=people(entry.job),
     )
 

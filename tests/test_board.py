@@ -116,6 +116,11 @@ def test_a_result_says_how_its_push_stands(push):
     assert ("Hub" in line) == (push is not Push.OFF)
 
 
+def test_the_held_out_loss_is_told_once_there_is_one():
+    board = Board(NOW, running=(replace(RUNNING, eval_loss=0.9),))
+    assert "loss 0.812, held-out loss 0.900, about" in markdown(board)
+
+
 def test_only_the_first_of_many_problems_is_shown():
     line = next(line for line in markdown(FULL).splitlines() if "0010-faq" in line)
 

@@ -49,6 +49,7 @@ class RunningRow:
     tokens_per_second: float | None = None
     loss: float | None = None
     seconds_left: float | None = None
+    eval_loss: float | None = None
     people: tuple[str, ...] = ()
 
 
@@ -158,6 +159,8 @@ def facts(row: RunningRow) -> list[str]:
         words.append(f"{rate(row.tokens_per_second)} tokens/s")
     if row.loss is not None:
         words.append(f"loss {loss(row.loss)}")
+    if row.eval_loss is not None:
+        words.append(f"held-out loss {loss(row.eval_loss)}")
     if row.seconds_left is not None:
         words.append(f"about {duration(row.seconds_left)} left")
     return [*words, *(["dropped by " + " and ".join(row.people)] if row.people else [])]
