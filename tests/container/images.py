@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from tests.container.engine import ROOT, TRIES, Engine, NoEngine, ensure_base_image, find_engine
@@ -37,13 +38,14 @@ ENTRYPOINT ["/run.sh"]
 """
 
 
-def build(engine: Engine, *, say: Callable[[str], None] = print) -> None:
-    """Appliance and share, as compose.yaml names them, for a machine without a GPU."""
+def build(engine: Engine, *, gpu: bool = False, say: Callable[[str], None] = print) -> None:
+    """Appliance and share, as compose.yaml names them; for a machine without a GPU unless `gpu`."""
     ensure_base_image(engine)
-    offline = fetch_wheels()
+    offline = not gpu and fetch_wheels()
+    files = FILES[:2] if gpu else FILES
     environment = {**engine.environment, "PIP_OPTIONS": "--no-index" if offline else ""}
     for attempt in range(1, TRIES + 1):
-        done = engine.run("compose", *FILES, "build", "appliance", "share", timeout=1500, cwd=ROOT, env=environment)
+        done = engine.run("compose", *files, "build", "appliance", "share", timeout=1500, cwd=ROOT, env=environment)
         if done.returncode == 0:
             return
         say(f"docker compose build failed, try {attempt} of {TRIES}: {(done.stdout + done.stderr)[-1500:]}")
@@ -80,7 +82,7 @@ def main() -> int:
     except NoEngine as reason:
         print(f"no image was built: {reason}", file=sys.stderr)
         return 3
-    build(engine)
+    build(engine, gpu=Path("/proc/driver/nvidia/version").exists())
     for name in (APPLIANCE, SHARE):
         print(f"{name}: {int(engine.docker('image', 'inspect', name, '--format', '{{.Size}}')) / 1e9:.2f} GB")
     host = engine.environment.get("DOCKER_HOST")
