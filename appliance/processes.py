@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from appliance.exits import STOPPED
 from appliance.job import Stage
 from appliance.job_dir import JobDir
-from appliance.settings import PREFIX, SECRETS, Settings
+from appliance.settings import ADDRESSES, PREFIX, SECRETS, Settings
 
 PARENT: Final = "_APPLIANCE_PARENT_PID"
 # Where secrets lie, for those stages that hide them from themselves (`stages/confinement.py`).
@@ -31,8 +31,8 @@ FOR_NETWORK: Final = (
 )
 # No stage notifies anybody, and the addresses carry keys.
 SECRET_VARIABLES: Final = frozenset(
-    [PREFIX + name + ending for name in SECRETS for ending in ("", "_FILE")]
-    + [PREFIX + name for name in ("NOTIFY_URLS", "HEARTBEAT_URL", "BEFORE_TRAIN_URL", "AFTER_TRAIN_URL")]
+    [PREFIX + name + ending for name in (*SECRETS, *ADDRESSES) for ending in ("", "_FILE")]
+    + [PREFIX + name for name in ("BEFORE_TRAIN_URL", "AFTER_TRAIN_URL")]
 )
 
 

@@ -21,6 +21,8 @@ from appliance.window import Window
 
 PREFIX = "APPLIANCE_"
 SECRETS = ("API_TOKEN", "READ_TOKEN", "HUB_TOKEN", "HUB_READ_TOKEN")
+# Addresses that carry keys; they too may be given as files.
+ADDRESSES = ("NOTIFY_URLS", "HEARTBEAT_URL")
 
 
 class SettingsError(ApplianceError):
@@ -144,19 +146,21 @@ class Settings(BaseSettings):
         return settings
 
 
-_SECRET_FILES = {f"{PREFIX}{name}_FILE" for name in SECRETS}
+_SECRET_FILES = {f"{PREFIX}{name}_FILE" for name in (*SECRETS, *ADDRESSES)}
 
 
 def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     """The values by field, the later over the earlier; what is wrong with the variables themselves; what mends it."""
     values: dict[str, Any] = {}
     problems, hints = [], []
-    secret_files = {f"{name}_FILE".lower(): name.lower() for name in SECRETS}
+    secret_files = {f"{name}_FILE".lower(): name.lower() for name in (*SECRETS, *ADDRESSES)}
     for variable, text in given:
         name = variable[len(PREFIX) :].lower()
         if name in secret_files:
             try:
-                values[secret_files[name]] = _read_secret(Path(text), optional=name in _OPTIONAL_SECRETS)
+                secret = _read_secret(Path(text), optional=name in _OPTIONAL_SECRETS)
+                if secret is not None:
+                    values[secret_files[name]] = _split(secret) if secret_files[name] in _LISTS else secret
             except SettingsError as error:
                 problems.append(f"{variable} names {text}, which {error}")
                 hints += [error.hint] if error.hint else []
@@ -169,8 +173,8 @@ def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[
     return values, problems, hints
 
 
-# compose.yaml mounts these always; whoever does not use the Hub leaves them empty.
-_OPTIONAL_SECRETS = {"hub_token_file", "hub_read_token_file"}
+# compose.yaml mounts these always; whoever does not use the Hub, or notifications, leaves them empty.
+_OPTIONAL_SECRETS = {"hub_token_file", "hub_read_token_file", "notify_urls_file", "heartbeat_url_file"}
 
 
 def _read_secret(path: Path, *, optional: bool) -> str | None:
@@ -192,8 +196,9 @@ _LISTS = {"allowed_base_models", "allowed_datasets", "allowed_hosts", "notify_ur
 
 
 def _split(text: str) -> tuple[str, ...]:
-    """`a, b` or `["a", "b"]` as a tuple of words."""
-    return tuple(word for word in (part.strip(" \"'") for part in text.strip(" []").split(",")) if word)
+    """`a, b`, `["a", "b"]` or one a line as a tuple of words."""
+    parts = text.strip(" []").replace("\n", ",").split(",")
+    return tuple(word for word in (part.strip(" \"'\r") for part in parts) if word)
 
 
 def _explain(entry: ErrorDetails) -> str:

@@ -16,6 +16,8 @@ main() {
     make_random grafana_admin_password
     make_empty hub_token "a Hub token that may write to your organisation, if results are to be pushed"
     make_empty hub_read_token "a Hub token that may read, if models with a licence to accept are used"
+    make_empty notify_urls "where notifications go, one address a line, and name it in .env"
+    make_empty heartbeat_url "an address to ask once a minute, and name it in .env"
     make_accounts
     chmod 2770 inbox
     chmod 0755 outbox

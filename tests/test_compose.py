@@ -78,7 +78,7 @@ def test_monitoring_waits_for_a_started_appliance_not_for_a_healthy_one():
 def test_secrets_are_files_and_nobody_gets_more_than_they_need():
     given = {name: set(service.get("secrets", ())) for name, service in SERVICES.items()}
     assert given == {
-        "appliance": {"api_token", "read_token", "hub_token", "hub_read_token"},
+        "appliance": {"api_token", "read_token", "hub_token", "hub_read_token", "notify_urls", "heartbeat_url"},
         "prometheus": set(),
         "grafana": {"grafana_admin_password"},
         "share": {"share_accounts"},
@@ -90,13 +90,13 @@ def test_secrets_are_files_and_nobody_gets_more_than_they_need():
 
 
 def test_what_env_example_names_is_what_compose_and_the_appliance_know():
-    from appliance.settings import PREFIX, Settings
+    from appliance.settings import ADDRESSES, PREFIX, SECRETS, Settings
 
     named = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     compose = (ROOT / "compose.yaml").read_text() + " COMPOSE_FILE COMPOSE_PROFILES"
+    settings = {name.upper() for name in Settings.model_fields} | {f"{name}_FILE" for name in (*SECRETS, *ADDRESSES)}
     for name in named:
-        ours = name.startswith(PREFIX)
-        assert (name.removeprefix(PREFIX).lower() in Settings.model_fields) if ours else (name in compose), name
+        assert (name.removeprefix(PREFIX) in settings) if name.startswith(PREFIX) else (name in compose), name
 
 
 def test_the_image_takes_nothing_private_along():

@@ -108,6 +108,17 @@ def test_a_secret_may_lie_in_a_file(secret, empty_folder):
     assert getattr(load(**{f"{secret}_FILE": "token"}), secret.lower()) == "s3cret-word"
 
 
+def test_addresses_with_keys_may_lie_in_files_and_an_empty_one_says_nothing(empty_folder):
+    (empty_folder / "urls").write_text("ntfy://one\nmailto://two\n")
+    (empty_folder / "url").write_text("https://ping.example/key\n")
+    (empty_folder / "empty").write_text("\n")
+
+    settings = load(NOTIFY_URLS_FILE="urls", HEARTBEAT_URL_FILE="url", HUB_TOKEN_FILE="empty")
+
+    assert settings.notify_urls == ("ntfy://one", "mailto://two")
+    assert (settings.heartbeat_url, settings.hub_token) == ("https://ping.example/key", None)
+
+
 def test_a_secret_in_the_environment_wins_over_a_file_named_in_dotenv(empty_folder):
     (empty_folder / "token").write_text("old")
 
