@@ -163,6 +163,34 @@ def approve(job: JobName) -> None:
 
 
 @app.command()
+def retry(
+    job: JobName,
+    recipe: Annotated[Path | None, typer.Option(help="Another recipe for the same rows.")] = None,
+) -> None:
+    """Run an ended job again, as a new job.
+
+    Example: appliance retry 7 --recipe other.yaml
+    """
+    from appliance.commands.retry import retry as run
+
+    run(job, recipe)
+
+
+@app.command()
+def delete(
+    job: JobName,
+    hub: Annotated[bool, typer.Option("--hub", help="Also what was pushed to the Hub.")] = False,
+) -> None:
+    """Remove every trace of an ended job, and say what remains.
+
+    Example: appliance delete 7
+    """
+    from appliance.commands.delete import delete as run
+
+    run(job, hub=hub)
+
+
+@app.command()
 def pause() -> None:
     """Start no more trainings until `resume`.
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from appliance import outbox
 from appliance.admission import Admission
+from appliance.again import Reruns
 from appliance.crew import Crew, Obstacle, Start
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
@@ -104,6 +105,7 @@ class Appliance:
             wake=self.wake.now,
             lacks_room_for=self.upkeep.lacks_room_for,
         )
+        self.reruns = Reruns(self.store, self.places, installation, wake=self.wake.now)
         self._boot_id = boot_id()
         rules = PushRules(settings.hub_org, settings.hub_push, settings.hub_push_when)
         self.pipeline = Pipeline(
@@ -190,6 +192,9 @@ class Appliance:
 
     def act_on_requests(self, now: float, wall: float) -> None:
         for request in self.store.requests():
+            if request.action == "retry":
+                # Its files are copied back first: see take_in_drops.
+                continue
             with self.store.transaction():
                 self.act(request, now, wall)
                 self.store.drop_request(request.id)
@@ -207,6 +212,8 @@ class Appliance:
                 logger.info("queue %sd", request.action)
             case "cancel" if request.target.isdigit():
                 self.cancel(int(request.target), now, wall)
+            case "retry" if request.target.isdigit():
+                self.store.ask("retry", request.target, now=wall)
             case "push" if request.target.isdigit():
                 self.pushes.ask(int(request.target), wall=wall)
             case "approve" if request.target.isdigit():
@@ -235,7 +242,7 @@ class Appliance:
             self.pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
 
     def take_in_drops(self, now: float, wall: float) -> None:
-        for job in self.reception.take_in(now, wall=wall):
+        for job in [*self.reception.take_in(now, wall=wall), *self.reruns.turn(wall)]:
             if job.outcome is not None:
                 self.pipeline.note_rejection(job, Stage.CHECK, now=wall)
             what = "refused at the door" if job.outcome else "taken in"
@@ -370,6 +377,7 @@ class Appliance:
         self.upkeep.close()
         self.guard.close()
         self.reception.close()
+        self.reruns.close()
         self.store.close()
         self._lock.release()
 
@@ -385,9 +393,14 @@ class Appliance:
         return self.store.fact("paused") == "True"
 
 
+def open_places(settings: Settings) -> Places:
+    """The folders of an installation that intake works with."""
+    return Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+
+
 def database_jobs_folder(settings: Settings) -> Path:
     """Where the job directories of an installation lie."""
-    return Places(settings.state.resolve(), settings.outbox, settings.recipes).jobs
+    return open_places(settings).jobs
 
 
 def library_recipes(folder: Path) -> tuple[str, ...]:

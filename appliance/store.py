@@ -21,6 +21,8 @@ from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
 BUSY_SECONDS = 10.0
+# The fact that holds the highest number of the jobs that were deleted.
+HIGHEST = "highest number"
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,34 @@ class Store:
         return {state: counts.get(state, 0) for state in JobState}
 
     def highest_number(self) -> int:
+        """The highest number that was ever given, also to a job that was deleted since."""
         row = self.connection.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
-        return int(row[0])
+        return max(int(row[0]), int(self.fact(HIGHEST) or 0))
+
+    def delete_job(self, number: int) -> None:
+        """Remove all that is known of a job, also from where SQLite keeps what was deleted. Its number stays used."""
+        self.connection.execute("PRAGMA secure_delete = ON")
+        with self.transaction() as connection:
+            self.set_fact(HIGHEST, str(self.highest_number()))
+            for table in ("drop_keys", "attempts", "events", "jobs"):
+                connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))  # noqa: S608
+            connection.execute("DELETE FROM requests WHERE target = ?", (str(number),))
+            self.forget_progress(number)
+        # What was overwritten may still stand in the log.
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # Source files
+
+    def sources_of(self, number: int) -> list[DropKey]:
+        """The sources of a job that, as far as is known, still lie in the inbox."""
+        rows = self.connection.execute(
+            "SELECT path, device, inode, mtime_ns, size, kept FROM drop_keys WHERE number = ? AND removed = 0",
+            (number,),
+        )
+        return [
+            DropKey(bytes(path), int(dev), int(ino), mtime, size, bool(kept))
+            for path, dev, ino, mtime, size, kept in rows
+        ]
 
     def unremoved(self) -> dict[bytes, list[DropKey]]:
         """The sources that were taken in and, as far as is known, still lie in the inbox, by their path."""
@@ -196,8 +222,8 @@ class Store:
             "SELECT path, device, inode, mtime_ns, size, kept FROM drop_keys WHERE removed = 0"
         )
         found: dict[bytes, list[DropKey]] = {}
-        for path, device, inode, mtime_ns, size, kept in rows:
-            key = DropKey(bytes(path), int(device), int(inode), mtime_ns, size, bool(kept))
+        for row in rows:
+            key = _key(*row)
             found.setdefault(key.path, []).append(key)
         return found
 
@@ -358,6 +384,10 @@ def _check(connection: sqlite3.Connection, path: Path, *, migrating: bool) -> No
         )
     if migrating:
         migrate(connection, version)
+
+
+def _key(path: bytes, device: str, inode: str, mtime_ns: int, size: int, kept: int) -> DropKey:
+    return DropKey(bytes(path), int(device), int(inode), mtime_ns, size, bool(kept))
 
 
 def _dump(job: Job) -> str:

@@ -50,7 +50,7 @@ def take_in_everything(door: Door) -> None:
 
 def restart(root: Path) -> Door:
     """A new door on the same folders, after what a start does."""
-    door = _reopened(root)
+    door = reopened(root)
     for unfinished in door.places.incoming.iterdir():
         shutil.rmtree(unfinished)
     reception = Reception(door.inbox, door.store, door.places, RULES, scan_seconds=0)
@@ -90,10 +90,10 @@ def crash_points(root: Path, drop: Drop) -> int:
 
 def _work(root: Path, drop: Drop) -> Callable[[], None]:
     make_door(root, drop).store.close()
-    return lambda: take_in_everything(_reopened(root))
+    return lambda: take_in_everything(reopened(root))
 
 
-def _reopened(root: Path) -> Door:
+def reopened(root: Path) -> Door:
     door = Door.__new__(Door)
     door.inbox = inbox.Inbox(root / "inbox", "installation")
     door.store = store.Store(root / "state" / "appliance.sqlite")

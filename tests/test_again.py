@@ -1,0 +1,288 @@
+"""Rows that are used again: `dataset: job:0007`, `retry`, `retry --recipe`; and jobs that are deleted altogether."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from appliance.daemon import Appliance
+from appliance.job import JobState, Outcome, Role, Stage
+from appliance.job_dir import JobDir
+from appliance.processes import start_stage
+from tests.box import DEADLINE_SECONDS, Box
+
+CANARY = "canary-7f3a9c"
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.stop()
+
+
+def environment(box: Box) -> dict[str, str]:
+    folders = {name: getattr(box.settings, name) for name in ("inbox", "outbox", "recipes", "state", "models")}
+    return {**os.environ, **{f"APPLIANCE_{name.upper()}": str(path) for name, path in folders.items()}}
+
+
+def command(box: Box, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `appliance ...` beside the turning box."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "appliance", *words],
+        env=environment(box), cwd=box.outbox.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    box.turn_until(lambda: started.poll() is not None)
+    out, err = started.communicate()
+    return subprocess.CompletedProcess(words, started.returncode, out, err)
+
+
+def put(box: Box, name: str, text: str) -> None:
+    (box.inbox / f".{name}").write_text(text)
+    (box.inbox / f".{name}").rename(box.inbox / name)
+
+
+def dropped(box: Box, number: int) -> dict[str, bytes]:
+    job = box.job(number)
+    assert job is not None
+    (result,) = [path for path in box.outbox.iterdir() if path.name.startswith(job.id)]
+    return {path.name: path.read_bytes() for path in (result / "dropped").iterdir()}
+
+
+# job:0007
+
+
+def test_a_recipe_alone_takes_the_rows_of_an_earlier_job(box: Box):
+    box.drop("support.jsonl")
+    box.ended(1)
+    put(box, "again.yaml", "base_model: demo\ndataset: job:0001\nlearning_rate: 1e-4\n")
+    job = box.ended(2)
+
+    assert (job.state, job.name) == (JobState.SUCCEEDED, "again")
+    assert dropped(box, 2)["support.jsonl"] == dropped(box, 1)["support.jsonl"]
+    assert list(box.inbox.glob("*.yaml")) == []
+
+
+def test_two_recipes_for_one_earlier_job_are_two_jobs(box: Box):
+    box.drop("support.jsonl")
+    box.ended(1)
+    put(box, "a.yaml", "base_model: demo\ndataset: job:1\n")
+    put(box, "a.yml", "base_model: demo\ndataset: job:1\nseed: 1\n")
+    assert {box.ended(2).state, box.ended(3).state} == {JobState.SUCCEEDED}
+
+
+def test_the_rows_of_a_job_that_runs_can_be_used_already(box: Box):
+    box.drop("support.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    put(box, "again.yaml", "base_model: demo\ndataset: job:0001\nseed: 1\n")
+    box.turn_until(lambda: box.job(2) is not None)
+    assert box.job(2).outcome is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("no such job", "there is no job 0009"),
+        ("gone", "is not kept any more"),
+        ("changed", "is not what was dropped any more"),
+    ],
+)
+def test_rows_that_are_not_there_any_more_are_said_so(box: Box, spoil: str, says: str):
+    box.drop("support.jsonl")
+    job = box.ended(1)
+    path = box.outbox / job.id / "dropped" / "support.jsonl"
+    if spoil == "gone":
+        path.unlink()
+    if spoil == "changed":
+        path.write_text("{}\n")
+    put(box, "again.yaml", f"base_model: demo\ndataset: job:{'0009' if spoil == 'no such job' else '0001'}\n")
+    box.turn_until(lambda: box.job(2) is not None)
+    (problem,) = problems(box, 2)
+    assert box.ended(2).outcome is Outcome.REJECTED
+    assert says in problem.message
+    assert problem.key == "dataset"
+
+
+def problems(box: Box, number: int):
+    job = box.job(number)
+    assert job is not None
+    return JobDir(box.appliance.places.jobs / job.id).problems(Stage.CHECK)
+
+
+# retry
+
+
+def test_a_failed_job_runs_again_as_a_new_job_with_the_same_files(box: Box):
+    put(box, "support.yaml", "base_model: demo\n")
+    box.drop("support.jsonl", train="fail")
+    assert box.ended(1).state is JobState.FAILED
+    done = command(box, "retry", "1")
+
+    assert (done.returncode, done.stdout) == (0, "job 0001-support runs again as job 0002-support\n")
+    assert box.ended(2).state is JobState.FAILED
+    assert dropped(box, 2) == dropped(box, 1)
+    assert (box.outbox / "0001-support.failed").is_dir()
+    assert [event["job"] for event in box.history(1) if event["event"] == "run_again"] == ["0002-support"]
+    assert box.appliance.store.requests() == []
+
+
+def test_a_job_runs_again_with_another_recipe(box: Box, tmp_path: Path):
+    put(box, "support.yaml", "base_model: demo\n")
+    box.drop("support.jsonl")
+    box.ended(1)
+    other = tmp_path / "other.yaml"
+    other.write_text("base_model: demo\nlora: {r: 8}\n")
+    assert command(box, "retry", "0001-support", "--recipe", str(other)).returncode == 0
+
+    job = box.ended(2)
+    assert job.state is JobState.SUCCEEDED
+    assert sorted(dropped(box, 2)) == ["other.yaml", "support.jsonl"]
+    assert {file.role for file in job.files} == {Role.DATASET, Role.RECIPE}
+
+
+def test_what_cannot_be_run_again_is_refused_with_a_reason(box: Box, tmp_path: Path):
+    box.drop("support.jsonl")
+    box.ended(1)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("base_model: demo\nepochs: 3\n")
+    for words, says in (
+        (("retry", "1"), "has succeeded"),
+        (("retry", "9"), "there is no job 9"),
+        (("retry", "1", "--recipe", str(bad)), "did you mean num_train_epochs?"),
+        (("retry", "1", "--recipe", str(tmp_path / "none.yaml")), "cannot be read"),
+    ):
+        done = command(box, *words)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert box.appliance.store.requests() == []
+
+
+def test_a_retry_survives_a_crash(box: Box):
+    box.drop("support.jsonl", train="fail")
+    box.ended(1)
+    box.appliance.store.ask("retry", "1", now=time.time())
+    box.tick()
+    box.crash()
+    box.start()
+    box.ended(2)
+    box.turn_until(lambda: box.appliance.store.requests() == [])
+    assert box.job(3) is None
+
+
+def test_a_retry_while_the_same_is_running_is_a_duplicate(box: Box):
+    box.drop("support.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.appliance.store.ask("cancel", "1", now=time.time())
+    box.ended(1)
+    for _ in range(2):
+        box.appliance.store.ask("retry", "1", now=time.time())
+    box.turn_until(lambda: box.job(3) is not None)
+    assert [problem.code for problem in problems(box, 3)] == ["duplicate"]
+
+
+# delete
+
+
+def holding_canary(root: Path) -> list[str]:
+    """Every file that holds the word or has it in its name."""
+    # In a process of its own: closing the database's file here would take SQLite's locks away from this one.
+    found = subprocess.run(["grep", "-rlaF", CANARY, str(root)], capture_output=True, text=True, check=False)
+    assert found.returncode in (0, 1), found.stderr
+    return [*found.stdout.splitlines(), *(str(path) for path in root.rglob(f"*{CANARY}*"))]
+
+
+def rows(*, good: bool) -> str:
+    lines = [f'{{"prompt": "What says the {CANARY} {n}?", "completion": "It says {n}."}}\n' for n in range(60)]
+    return "".join(lines) + ("" if good else f'{{"prompt": "{CANARY}", "completion": null}}\n')
+
+
+def test_a_deleted_job_leaves_no_trace_of_its_rows(tmp_path: Path):
+    """With the real stages: what is checked, labelled, cached, published and refused holds rows."""
+    box = Box(tmp_path)
+    box.appliance.crew._start = partial(start_stage, settings=box.settings)
+    for name, good in (("good", True), ("bad", False)):
+        (box.inbox / "check").mkdir(exist_ok=True)
+        put(box, "x", rows(good=good))
+        (box.inbox / "x").rename(box.inbox / "check" / f"{name}-{CANARY}.jsonl")
+    states = [ended(box, number).outcome for number in (1, 2)]
+    assert sorted(states) == [Outcome.CHECKED, Outcome.REJECTED]
+    assert len(holding_canary(tmp_path)) > 10
+    for number in ("1", "2"):
+        done = command(box, "delete", number)
+        assert done.returncode == 0, done.stderr
+        assert "not known here: copies that people took out of the outbox" in done.stdout
+    # The board is written again at the latest after a minute.
+    for _ in range(5):
+        box.shift += 100.0
+        box.tick()
+    box.stop()
+    assert holding_canary(tmp_path) == []
+    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["STATUS.html", "STATUS.md"]
+
+
+def ended(box: Box, number: int):
+    end = time.monotonic() + 6 * DEADLINE_SECONDS
+    while (job := box.job(number)) is None or job.finished is None:
+        assert time.monotonic() < end, job
+        box.tick()
+        time.sleep(0.02)
+    return job
+
+
+def test_a_number_that_was_deleted_is_not_given_again(box: Box):
+    box.drop("a.jsonl")
+    box.ended(1)
+    assert command(box, "delete", "1").returncode == 0
+    assert box.job(1) is None
+    box.drop("b.jsonl")
+    assert box.ended(2).id == "0002-b"
+
+
+def test_delete_names_the_other_jobs_with_the_same_data(box: Box):
+    box.drop("a.jsonl")
+    box.ended(1)
+    put(box, "again.yaml", "base_model: demo\ndataset: job:1\n")
+    box.ended(2)
+    done = command(box, "delete", "1")
+    assert "the same data is part of job 0002-again" in done.stdout
+    assert (box.outbox / "0002-again").is_dir()
+
+
+def test_a_job_that_has_not_ended_is_not_deleted(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    done = command(box, "delete", "1")
+    assert (done.returncode, "appliance cancel 1" in done.stderr) == (2, True)
+    assert box.job(1) is not None
+
+
+def test_nothing_is_deleted_when_the_hub_was_asked_for_and_cannot_be_reached(box: Box):
+    box.drop("a.jsonl")
+    box.ended(1)
+    done = command(box, "delete", "1", "--hub")
+    assert (done.returncode, "nothing was deleted here either" in done.stderr) == (3, True)
+    assert (box.outbox / "0001-a").is_dir()
+
+
+# KEEP_DATASETS
+
+
+@pytest.mark.parametrize(("keep", "days", "stays"), [("state", 1, True), ("state", 0, False), ("delete", 1, False)])
+def test_a_dataset_stays_as_long_as_the_settings_say(tmp_path: Path, keep: str, days: float, stays: bool):
+    box = Box(tmp_path, keep_datasets=keep, keep_finished_days=days)
+    box.drop("a.jsonl")
+    job = box.ended(1)
+    box.appliance.expire(float("inf"), time.time())
+    assert (box.appliance.places.jobs / job.id / "dropped").exists() == stays
+    box.stop()
+
+
+def test_places_are_those_of_the_daemon(box: Box):
+    from appliance.daemon import open_places
+
+    assert isinstance(box.appliance, Appliance)
+    assert open_places(box.settings) == box.appliance.places
