@@ -51,6 +51,9 @@ def record(copied: Copied, *, installation: str, store: Store, places: Places, n
     rejected and only has to be published.
     """
     recipes: list[DroppedFile | None] = [file for file in copied.files if file.role is Role.RECIPE]
+    if copied.problems:
+        # All of it comes back together, with one reason.
+        recipes = recipes[:1]
     number = next_number(store, places)
     staged = [
         _stage(copied, recipe, _Birth(number + index, now, installation), store=store, recipes=places.recipes)
@@ -167,7 +170,7 @@ class _Staged:
 def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: Store, recipes: Path) -> _Staged:
     """A complete job directory, still beside its final place."""
     drop = copied.drop
-    files = tuple(file for file in copied.files if file.role is not Role.RECIPE or file is recipe)
+    files = tuple(file for file in copied.files if file.role is not Role.RECIPE or file is recipe or copied.problems)
     path = _with_files(copied.staging, files)
     job_dir = JobDir(path)
     library = drop.library_recipe or ("default" if recipe is None else None)

@@ -116,7 +116,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     method: Literal["sft", "dpo", "orpo", "kto"] = Field("sft", description="sft")
 
     dataset: DatasetName | None = Field(
-        None, description="the bare name of a file dropped with the recipe, such as support.jsonl"
+        None, description="the bare name of a file dropped with the recipe, such as support.jsonl, or job:0007"
     )
     sha256: Sha256 | None = Field(None, description="the dataset's SHA-256: 64 hexadecimal digits, in quotes")
     eval_fraction: Annotated[Number, Field(ge=0, le=0.5)] = Field(

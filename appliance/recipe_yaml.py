@@ -114,13 +114,10 @@ def _rivals(tree: Tree) -> Iterator[Problem]:
 
 def _not_yet(tree: Tree) -> Iterator[Problem]:
     """What the model of a recipe knows, and the appliance cannot do before a later release."""
-    method, dataset = (tree.values.get(key) for key in ("method", "dataset"))
+    method = tree.values.get("method")
     if method in ("dpo", "orpo", "kto"):
         message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
         yield tree.problem(("method",), "not_yet", message, _SCHEMA, expected="sft")
-    if isinstance(dataset, str) and dataset.startswith("job:"):
-        message = "the rows of another job, not yet: they come with a later release; drop the dataset with the recipe"
-        yield tree.problem(("dataset",), "not_yet", message, _SCHEMA, expected=EXPECTED["dataset"])
 
 
 def _explain_all(errors: list[ErrorDetails], tree: Tree) -> Iterator[Problem]:

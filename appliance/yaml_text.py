@@ -14,7 +14,7 @@ _CONTROL: Final = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 def decode(data: bytes, *, name: str) -> tuple[str, Problem | None]:
     """The text of a recipe, or the one problem that keeps anyone from reading it."""
     if len(data) > LARGEST:
-        message = "the recipe is larger than 64 KiB; a recipe is a page of settings, the data goes in a file beside it"
+        message = "the recipe is larger than 64 KiB; keep the settings, and put the data into a file beside it"
         return "", Problem("recipe_too_large", message, Reason.TOO_LARGE, file=name)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "", Problem("not_utf8", "this is UTF-16; save the recipe as UTF-8", Reason.ENCODING, file=name)
@@ -65,10 +65,10 @@ _MEANINGS: Final = (
      " after its colon, and text with a colon in it in quotes"),
     ("found character '\\t'", "there is a tab here; use spaces"),
     ("that cannot start any token", "a value cannot begin with this character; put it in quotes"),
-    ("while scanning a quoted scalar", "the quotation mark opened here is never closed"),
+    ("while scanning a quoted scalar", "the quotation mark opened here is never closed; close it"),
     ("could not find expected ':'", "there is no colon; a recipe is lines such as base_model: demo"),
-    ("expected ',' or", "the bracket opened here is never closed, or a comma is missing"),
-    ("expected <block end>", "this line is not indented like those above it"),
+    ("expected ',' or", "the bracket opened here is never closed, or a comma is missing; add it"),
+    ("expected <block end>", "this line is not indented like those above it; indent it as they are"),
     ("expected the node content", "a value is missing"),
 )  # fmt: skip
 

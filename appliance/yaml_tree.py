@@ -169,7 +169,11 @@ class _Builder:
         if event.version or event.tags:
             self.refuse("yaml_directive", "this line is a YAML directive (%); remove it, recipes are YAML 1.2", line)
         if self._documents > 1:
-            self.refuse("several_documents", "a second document begins here (---); a recipe is one document", line)
+            self.refuse(
+                "several_documents",
+                "a second document begins here (---); a recipe is one document, remove the line",
+                line,
+            )
 
     def _add(self, event: NodeEvent) -> None:
         line = self._above + event.start_mark.line + 1
@@ -183,7 +187,11 @@ class _Builder:
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
             self._open.append(_Frame(value, path))
             if len(self._open) > DEEPEST:
-                self.refuse("too_deep", f"this is nested more than {DEEPEST} levels deep; a recipe needs three", line)
+                self.refuse(
+                    "too_deep",
+                    f"this is nested more than {DEEPEST} levels deep; a recipe needs three, remove the others",
+                    line,
+                )
                 raise _TooDeep(line)
 
     def _refuse_top(self, event: NodeEvent, line: int) -> None:

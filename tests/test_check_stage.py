@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -174,6 +175,20 @@ def test_the_dataset_that_the_recipe_names_is_the_one_it_gets(tmp_path):
         " correct the one or the other"
     )
     assert checked(tmp_path / "b", {"other.jsonl": jsonl(ROWS), "support.yaml": recipe})[0] == 0
+
+
+def test_the_rows_of_an_earlier_job_need_no_name(tmp_path):
+    recipe = RECIPE + "dataset: job:0007\n"
+    job = make_job(tmp_path, {"support.jsonl": jsonl(ROWS), "again.yaml": recipe})
+    record = job.read_job()
+    # As intake leaves it: the dataset came from the earlier job, not from the inbox.
+    job.write_job(replace(record, files=(replace(record.files[0], source=""), record.files[1])))
+    assert run_stage(Stage.CHECK, job) == 0
+
+    code, job = checked(tmp_path / "b", {"support.jsonl": jsonl(ROWS), "again.yaml": recipe})
+    assert code == 2
+    (problem,) = job.problems(Stage.CHECK)
+    assert "but support.jsonl came with the recipe; leave out the file, or the line" in problem.message
 
 
 def test_a_name_typed_on_a_mac_is_the_same_name(tmp_path):

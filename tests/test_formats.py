@@ -287,7 +287,7 @@ BAD_PREFERENCES = {
     "the same texts": Bad({"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "rejected", "two different"),
     "the same messages": Bad({"chosen": [U, A], "rejected": [U, A]}, "same_answers", "rejected", "are the same"),
     "different questions": Bad(
-        {"chosen": [U, A], "rejected": [S, A]}, "different_prompts", "rejected[0]", "begin with the question"
+        {"chosen": [U, A], "rejected": [S, A]}, "different_prompts", "rejected[0]", "at the beginning of both"
     ),
     "empty rejected": Bad({"prompt": "a", "chosen": "b", "rejected": " "}, "empty_answer", "rejected", "is empty"),
     "chosen null": Bad({"prompt": "a", "chosen": None, "rejected": "b"}, "null_content", "chosen", "chosen is null"),

@@ -127,7 +127,6 @@ BAD = {
     "epochs and steps": Bad(BASE + "num_train_epochs: 1\nmax_steps: 9\n", "exclusive_keys", 3, "keep one of them"),
     "two warm-ups": Bad(BASE + "warmup_steps: 1\nwarmup_ratio: 0.1\n", "exclusive_keys", 3, "keep one of them"),
     "DPO": Bad(BASE + "method: dpo\n", "not_yet", 2, "preference training comes with a later release; use method: sft"),
-    "another job's rows": Bad(BASE + "dataset: job:0007\n", "not_yet", 2, "drop the dataset with the recipe"),
 }
 
 

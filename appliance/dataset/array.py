@@ -53,7 +53,9 @@ def _take_comma(text: "_Text", findings: Findings) -> None:
         if text.next_character() == "]":
             findings.add(text.line, Fault("json_syntax", "a comma too many before the array's ]; remove it"))
     elif character != "]":
-        findings.add(text.line, Fault("json_syntax", "a comma is missing between this row and the one before it"))
+        findings.add(
+            text.line, Fault("json_syntax", "a comma is missing between this row and the one before it; add it")
+        )
 
 
 class _Text:

@@ -154,7 +154,7 @@ def _expected_value(rest: str, at: str) -> str:
     if word:
         return f"{word[0]} {at} is not JSON; write null, true or false"
     if rest.startswith(("}", "]", ",")):
-        return f"a value is missing, or a comma is too many, {at}"
+        return f"a value is missing, or a comma is too many, {at}; write the value, or remove the comma"
     return f"the text {at} is not JSON; put it in double quotation marks" if rest else _ENDS_EARLY
 
 
@@ -175,7 +175,7 @@ def _raw_character(rest: str, at: str) -> str:
 def _missing_comma(rest: str, at: str) -> str:
     if not rest:
         return _ENDS_EARLY
-    return f'a comma is missing {at}, or a quotation mark inside a text lacks its backslash (\\")'
+    return f'a comma is missing {at}, or a quotation mark inside a text lacks its backslash (\\"); add it'
 
 
 _SYNTAX: Final[tuple[tuple[str, Callable[[str, str], str]], ...]] = (
@@ -183,7 +183,10 @@ _SYNTAX: Final[tuple[tuple[str, Callable[[str, str], str]], ...]] = (
     ("Illegal trailing comma", lambda rest, at: f"a comma too many {at}; remove it"),
     ("Expecting value", _expected_value),
     ("Expecting ',' delimiter", _missing_comma),
-    ("Expecting ':' delimiter", lambda rest, at: f"a colon is missing {at}" if rest else _ENDS_EARLY),
+    (
+        "Expecting ':' delimiter",
+        lambda rest, at: f'a colon is missing {at}; write "key": value' if rest else _ENDS_EARLY,
+    ),
     ("Unterminated string", lambda rest, at: _ENDS_EARLY),
     ("Invalid control character", _raw_character),
     ("Invalid \\", lambda rest, at: f"a single backslash {at}; double it"),

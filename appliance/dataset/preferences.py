@@ -31,7 +31,7 @@ def read_preference(row: Row, faults: list[Fault]) -> Row:
         message = "chosen and rejected are the same; a preference needs two different answers, or leave the row out"
         faults.append(Fault("same_answers", message, "rejected", "the same answer", "two different answers"))
     elif prompt is None and isinstance(chosen, list) and chosen[0] != rejected[0]:
-        message = "chosen and rejected begin differently; both must begin with the question they answer"
+        message = "chosen and rejected begin differently; write the question they answer at the beginning of both"
         faults.append(Fault("different_prompts", message, "rejected[0]", expected="the same first messages"))
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 

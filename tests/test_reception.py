@@ -1,0 +1,323 @@
+"""The reception: nothing that the inbox's file system does holds up the loop, and nothing is taken twice or never."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.drops import find_drops
+from appliance.inbox import Availability, Inbox
+from appliance.intake import record
+from appliance.job import JobState, Outcome, Stage
+from appliance.reception import HUNG_SECONDS, SURVEYS_ABSENT, Reception
+from appliance.settling import DropState, Rules
+from appliance.sightings import Ending, Entry, Kind, Sighting
+from appliance.survey import Surveyor
+from tests.box import Box
+from tests.door import Door
+
+DEADLINE_SECONDS = 60.0
+FILE = Entry(Kind.FILE, size=10, mtime_ns=1, device=1, inode=1)
+
+
+class HangingInbox(Inbox):
+    """An inbox on a share that stops answering: the named calls block until `answers` is set."""
+
+    def __init__(self, path: Path, installation: str, *hanging: str) -> None:
+        super().__init__(path, installation)
+        self.answers = threading.Event()
+        self.answers.set()
+        self._hanging = hanging
+
+    def listing(self) -> dict[str, Entry]:
+        self._wait("listing")
+        return super().listing()
+
+    def remove(self, path: str, entry: Entry) -> bool:
+        self._wait("remove")
+        return super().remove(path, entry)
+
+    def open(self, path: str) -> int:
+        self._wait("open")
+        return super().open(path)
+
+    def _wait(self, call: str) -> None:
+        if call in self._hanging:
+            self.answers.wait(DEADLINE_SECONDS)
+
+
+def on_a_share(box: Box, *hanging: str) -> HangingInbox:
+    """Put the box's reception on a share that can hang."""
+    appliance, old = box.appliance, box.appliance.reception
+    inbox = HangingInbox(appliance.inbox.path, appliance.inbox.installation, *hanging)
+    old.close()
+    appliance.reception = Reception(inbox, appliance.store, appliance.places, old._rules, scan_seconds=0.02)
+    return inbox
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.stop()
+
+
+@pytest.mark.parametrize("call", ["listing", "open", "remove"])
+def test_a_share_that_hangs_stops_neither_the_loop_nor_a_running_job(box: Box, call: str):
+    inbox = on_a_share(box, call)
+    box.drop("first.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    inbox.answers.clear()
+    box.drop("second.jsonl")
+    slowest = 0.0
+    for _ in range(50):
+        began = time.thread_time()
+        box.tick()
+        slowest = max(slowest, time.thread_time() - began)
+        time.sleep(0.01)
+    assert slowest < 1.0
+    assert box.runs(Stage.TRAIN)
+    box.appliance.store.ask("cancel", "1", now=time.time())
+    assert box.ended(1).state is JobState.CANCELLED
+
+    inbox.answers.set()
+    assert box.ended(2).state is JobState.SUCCEEDED
+    assert box.job(3) is None
+
+
+def test_a_hanging_listing_is_said_after_a_while_and_forgotten_when_it_answers(box: Box):
+    inbox = on_a_share(box, "listing")
+    box.turn_until(lambda: box.appliance.view.availability is Availability.AVAILABLE)
+    inbox.answers.clear()
+    box.turn_until(lambda: box.appliance.reception._survey is not None)
+    box.shift += HUNG_SECONDS + 1
+    box.turn_until(lambda: box.appliance.view.availability is Availability.UNAVAILABLE)
+    inbox.answers.set()
+    box.turn_until(lambda: box.appliance.view.availability is Availability.AVAILABLE)
+
+
+def test_an_inbox_that_is_replaced_while_it_is_served_is_noticed(box: Box, tmp_path: Path):
+    box.turn_until(lambda: box.appliance.reception.last_scan is not None)
+    box.inbox.rename(tmp_path / "away")
+    box.inbox.mkdir()
+    (box.inbox / "stranger.jsonl").write_text('{"text": "of another inbox"}\n')
+    box.turn_until(lambda: box.appliance.view.availability is Availability.UNAVAILABLE)
+    for _ in range(20):
+        box.tick()
+    assert box.job(1) is None
+    (tmp_path / "away" / "mine.jsonl").write_text('{"text": "a"}\n')
+    box.inbox.rename(tmp_path / "other")
+    (tmp_path / "away").rename(box.inbox)
+    assert box.ended(1).files[0].name == "mine.jsonl"
+    assert (tmp_path / "other" / "stranger.jsonl").exists()
+
+
+def test_no_event_is_needed(box: Box):
+    """As on a network mount: only the listing tells."""
+    (box.inbox / "a.jsonl").write_text('{"text": "a"}\n')
+    assert box.ended(1).state is JobState.SUCCEEDED
+
+
+# What was taken, and what was not
+
+
+class Turner:
+    """A reception on a door, turned until something is so."""
+
+    def __init__(self, root: Path, **rules: float) -> None:
+        self.door = Door(root)
+        self.rules = Rules(**{"quiet_seconds": 0, "pair_seconds": 0, **rules})  # type: ignore[arg-type]
+        self.reception = Reception(self.door.inbox, self.door.store, self.door.places, self.rules, scan_seconds=0)
+        self.shift = 0.0
+
+    def turn(self, *, surveys: int = 1) -> None:
+        end, seen = time.monotonic() + DEADLINE_SECONDS, 0
+        while seen < surveys or self.reception.busy:
+            assert time.monotonic() < end
+            seen += self.reception.look(time.monotonic() + self.shift)
+            self.reception.take_in(time.monotonic() + self.shift, wall=time.time())
+            time.sleep(0.001)
+
+    def jobs(self) -> list:
+        return self.door.store.recent_jobs()[::-1]
+
+
+def test_a_source_that_was_renamed_before_it_could_be_removed_is_no_second_job(tmp_path: Path):
+    turner = Turner(tmp_path)
+    turner.door.put("a.jsonl")
+    (drop,) = turner.door.drops()
+    copied = turner.door.copy(drop)
+    record(copied, installation="x", store=turner.door.store, places=turner.door.places, now=1.0)
+    (turner.door.inbox.path / "a.jsonl").rename(turner.door.inbox.path / "b.jsonl")
+    turner.turn(surveys=4)
+    assert [job.name for job in turner.jobs()] == ["a"]
+    assert turner.door.drops() == []
+    assert turner.door.store.unremoved() == {}
+
+
+def test_a_source_that_somebody_else_took_away_is_forgotten(tmp_path: Path):
+    turner = Turner(tmp_path)
+    path = turner.door.put("a.jsonl")
+    (drop,) = turner.door.drops()
+    copied = turner.door.copy(drop)
+    record(copied, installation="x", store=turner.door.store, places=turner.door.places, now=1.0)
+    path.unlink()
+    turner.turn(surveys=SURVEYS_ABSENT + 1)
+    assert turner.door.store.unremoved() == {}
+
+
+def test_a_file_that_grows_for_ever_is_refused_once(tmp_path: Path):
+    turner = Turner(tmp_path, quiet_seconds=1000, max_bytes=1000)
+    path = turner.door.inbox.path / "a.jsonl"
+    for size in range(500, 5000, 500):
+        with path.open("ab") as file:
+            file.truncate(size)
+        turner.turn(surveys=2)
+    (job,) = turner.jobs()
+    assert job.outcome is Outcome.REJECTED
+    assert path.exists()
+
+
+def test_what_could_not_be_read_is_taken_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    turner = Turner(tmp_path)
+    turner.door.put("a.jsonl")
+    right = Inbox.open
+
+    def forbidden(self: Inbox, path: str) -> int:
+        # Tests run as root, who may read everything.
+        if path == "a.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return right(self, path)
+
+    monkeypatch.setattr(Inbox, "open", forbidden)
+    turner.turn(surveys=4)
+    assert [job.outcome for job in turner.jobs()] == [Outcome.REJECTED]
+    monkeypatch.undo()
+    turner.turn(surveys=4)
+    assert [job.outcome for job in turner.jobs()] == [Outcome.REJECTED, None]
+    assert turner.door.drops() == []
+
+
+def test_a_file_that_cannot_be_deleted_is_one_job_and_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    turner = Turner(tmp_path)
+    turner.door.put("a.jsonl")
+
+    def refused(self: Inbox, path: str, entry: Entry) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Inbox, "remove", refused)
+    for _ in range(5):
+        turner.turn(surveys=2)
+        turner.shift += 100.0
+    assert len(turner.jobs()) == 1
+    assert len([record for record in caplog.records if "cannot be removed" in record.message]) == 1
+    monkeypatch.undo()
+    turner.shift += 100.0
+    turner.turn(surveys=3)
+    assert not (turner.door.inbox.path / "a.jsonl").exists()
+
+
+def test_one_busy_file_does_not_hold_up_another(tmp_path: Path):
+    turner = Turner(tmp_path, quiet_seconds=0.2)
+    with (turner.door.inbox.path / "busy.jsonl").open("ab") as busy:
+        turner.door.put("calm.jsonl")
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not turner.jobs():
+            assert time.monotonic() < end
+            busy.write(b"x")
+            busy.flush()
+            turner.turn()
+    assert [job.name for job in turner.jobs()] == ["calm"]
+
+
+def test_what_is_unfinished_and_still_open_is_waited_for(tmp_path: Path):
+    turner = Turner(tmp_path)
+    path = turner.door.inbox.path / "a.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "a"}\n{"text": ')
+        file.flush()
+        turner.turn(surveys=2)
+        turner.shift += 20 * 60.0
+        turner.turn(surveys=3)
+        assert turner.jobs() == []
+        assert "still writes it" in turner.reception.drops[0].why
+        file.write(b'"b"}\n')
+    turner.turn(surveys=3)
+    assert [job.files[0].bytes for job in turner.jobs()] == [path.stat().st_size if path.exists() else 28]
+
+
+def test_a_placeholder_of_no_bytes_becomes_one_job_when_it_is_filled(tmp_path: Path):
+    turner = Turner(tmp_path)
+    path = turner.door.put("a.jsonl", b"")
+    turner.turn(surveys=3)
+    assert [drop.why for drop in turner.reception.drops] == ["it is empty so far; waits for the rest"]
+    path.write_text('{"text": "a"}\n')
+    turner.turn(surveys=3)
+    assert [job.outcome for job in turner.jobs()] == [None]
+
+
+def test_a_look_at_very_many_names_looks_into_few_at_a_time(tmp_path: Path):
+    for number in range(1200):
+        (tmp_path / f"{number}.jsonl").write_text('{"text": "a"}\n')
+    surveyor = Surveyor(Inbox(tmp_path, "x"), Rules(quiet_seconds=0, pair_seconds=0))
+    ready = []
+    for look in range(3):
+        drops = surveyor.look(1000.0 + 100 * look, {}).drops
+        ready.append(sum(drop.state is DropState.READY for drop in drops))
+    assert ready == [500, 1000, 1200]
+
+
+# What belongs together
+
+
+def drops_of(*paths: str, wanted: dict[str, str | None] | None = None) -> list:
+    sightings = {path: Sighting(FILE, since=0.0) for path in paths}
+    rules = Rules(quiet_seconds=5, pair_seconds=10)
+    endings = dict.fromkeys(paths, Ending.CLOSED)
+    return find_drops(sightings, now=1000.0, rules=rules, endings=endings, wanted=wanted or {})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe"),
+    [("Support.JSONL", "support.yaml"), ("u\u0308ber.jsonl", "\u00fcber.yaml"), ("STRASSE.jsonl", "straße.yaml")],
+)
+def test_names_that_differ_in_case_or_normal_form_find_each_other(dataset: str, recipe: str):
+    (drop,) = drops_of(dataset, recipe)
+    assert {path for path, _ in drop.files} == {dataset, recipe}
+
+
+def test_a_name_that_could_mean_two_datasets_means_none():
+    assert len(drops_of("A.jsonl", "a.jsonl", "ä.yaml")) == 3
+    assert len(drops_of("SUPPORT.jsonl", "Support.jsonl", "support.yaml")) == 3
+
+
+def test_a_recipe_names_its_dataset_in_any_normal_form():
+    (drop,) = drops_of("u\u0308ber.jsonl", "r.yaml", wanted={"r.yaml": "\u00fcber.jsonl"})
+    assert len(drop.files) == 2
+
+
+def test_two_datasets_of_one_name_need_a_recipe_that_says_which():
+    (both,) = drops_of("a.jsonl", "a.csv", "a.yaml")
+    assert [problem.code for problem in both.problems] == ["several_datasets"]
+    assert len(drops_of("a.jsonl", "a.csv")) == 2
+    first, second = drops_of("a.jsonl", "a.csv", "a.yaml", wanted={"a.yaml": "a.csv"})
+    assert sorted([len(first.files), len(second.files)]) == [1, 2]
+    assert next(drop for drop in (first, second) if len(drop.files) == 2).files[0][0] == "a.csv"
+
+
+def test_the_note_and_the_folders_are_no_reason_not_to_start(tmp_path: Path):
+    box = Box(tmp_path)
+    box.stop()
+    (box.inbox / "default").rmdir()
+    (box.inbox / "default").write_text("somebody's file")
+    (box.inbox / "READ ME FIRST.txt").unlink()
+    os.mkfifo(box.inbox / "READ ME FIRST.txt")
+    box.start()
+    box.drop("a.jsonl")
+    box.turn_until(lambda: len([j for j in box.appliance.store.recent_jobs() if j.name == "a"]) == 1)
+    box.stop()
