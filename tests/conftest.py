@@ -9,7 +9,6 @@ SEED = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--screenshots", help="a folder for screenshots of the pages during a real job")
     parser.addoption("--seed", type=int, help="seed of the randomised tests, to repeat a run (default: a new one)")
 
 

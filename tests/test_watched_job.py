@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -144,19 +143,3 @@ def test_cancelling_in_the_browser_needs_a_login_and_works_after_it(daemon, brow
     daemon.wait_for(lambda: daemon.job(2)["state"] == "cancelled")
     page.locator("[data-live=state]").get_by_text("Cancelled").wait_for(timeout=MILLISECONDS)
     page.close()
-
-
-def test_screenshots(watched, daemon, browser, request):
-    """With `--screenshots FOLDER` the pages of this very job, for somebody to look at."""
-    folder = request.config.getoption("--screenshots")
-    if folder is None:
-        pytest.skip("only with --screenshots FOLDER")
-    base = "http://{}:{}".format(*daemon.address)
-    for scheme in ("light", "dark"):
-        for device, width, height in (("phone", 390, 844), ("desktop", 1280, 900)):
-            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-            for name, path in (("board", "/"), ("job", "/jobs/1"), ("inbox", "/inbox"), ("system", "/system")):
-                page.goto(base + path)
-                page.wait_for_timeout(700)
-                page.screenshot(path=Path(folder) / f"{name}-{device}-{scheme}.png", full_page=True)
-            page.close()
