@@ -6,6 +6,7 @@ for the calling thread and what it starts, so they come before anything that mak
 """
 
 import ctypes
+import errno
 import os
 import platform
 import stat
@@ -47,6 +48,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def refuse_internet() -> None:
     """From here on `socket` makes local and kernel sockets only; any other kind is EPERM. Raises OSError."""
+    if platform.machine() not in _MACHINES:
+        raise OSError(errno.ENOSYS, f"no socket filter is known for {platform.machine()}")
     _give_up_new_privileges()
     program = _socket_filter(*_MACHINES[platform.machine()])
     code = ctypes.create_string_buffer(program, len(program))
