@@ -24,6 +24,8 @@ Progress = Callable[[int], object]
 # Below that, one process is done before others have begun.
 WORTH_PARTING: Final = 8 * 2**20
 BLOCK_BYTES: Final = 2 * 2**20
+# So much stays in a processor's cache while it is looked through several times.
+PIECE_BYTES: Final = 2**18
 # Reading and the disk do not get faster with more.
 MOST_WORKERS: Final = 4
 _HEAD_BYTES: Final = 2**16
@@ -130,25 +132,48 @@ def _format(source: Source) -> tuple[Format | None, int]:
 
 @dataclass(frozen=True)
 class _Work:
-    """What each worker does with a part of the file."""
+    """What each worker does with a part of the file: a piece that the processor's cache holds at a time."""
 
     source: Source
     form: Format
     keep: bool
 
     def __call__(self, part: _Part) -> _Checked:
-        block, findings = _read(self.source.path, part), Findings(self.source.name)
-        if self.form.name == "messages" and (census := count_plain_rows(block)):
-            return _Checked(census.rows, findings, census, None)
-        census, rows = Census(), bytearray()
-        RowCheck(self.form, findings, census).run(
-            _rows_of(block, part, findings), rows.extend if self.keep else _write_nowhere, lambda done: None
-        )
-        return _Checked(block.count(b"\n"), findings, census, bytes(rows))
+        findings, census, lines, rows = Findings(self.source.name), Census(), 0, bytearray()
+        all_plain = True
+        for piece in _pieces(self.source.path, part):
+            block = _read(self.source.path, piece)
+            plain = count_plain_rows(block) if self.form.name == "messages" else None
+            if plain is not None:
+                found, counted, written = Findings(self.source.name), plain, block
+            else:
+                found, counted, written = self._row_by_row(block, piece)
+                all_plain = False
+            findings.absorb(found, lines_before=lines)
+            census.absorb(counted, lines_before=lines)
+            lines += block.count(b"\n")
+            if self.keep:
+                rows += written
+        return _Checked(lines, findings, census, None if all_plain else bytes(rows))
+
+    def _row_by_row(self, block: bytes, piece: _Part) -> tuple[Findings, Census, bytes]:
+        findings, census, rows = Findings(self.source.name), Census(), bytearray()
+        numbered = read_part(block, findings, offset=piece.start, is_last=piece.is_last)
+        write = rows.extend if self.keep else _write_nowhere
+        RowCheck(self.form, findings, census).run(numbered, write, lambda done: None)
+        return findings, census, bytes(rows)
 
 
-def _rows_of(block: bytes, part: _Part, findings: Findings) -> Iterator[tuple[int, dict[str, object]]]:
-    return read_part(block, findings, offset=part.start, is_last=part.is_last)
+def _pieces(path: Path, part: _Part) -> Iterator[_Part]:
+    """A part in pieces of whole lines."""
+    with path.open("rb", buffering=0) as file:
+        start = part.start
+        while start < part.end:
+            end = part.end
+            if start + PIECE_BYTES < part.end:
+                end = min(_line_end(file.fileno(), start + PIECE_BYTES) or part.end, part.end)
+            yield _Part(start, end, part.is_last and end == part.end)
+            start = end
 
 
 def _read(path: Path, part: _Part) -> bytes:

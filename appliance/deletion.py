@@ -7,7 +7,7 @@ from pathlib import Path
 
 from appliance.inbox import Inbox
 from appliance.intake import Places
-from appliance.job import Job, Push
+from appliance.job import Job
 from appliance.label_cache import LabelCache
 from appliance.names import printable
 from appliance.store import Store
@@ -31,7 +31,7 @@ def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: Lab
             left.append(str(folder))
     for file in job.files:
         labels.forget(file.sha256)
-    remains = Remains(tuple(left), _same_data(job, store), job.id if job.push is Push.PUSHED else None)
+    remains = Remains(tuple(left), _same_data(job, store), _pushed_to(job, store))
     if not left:
         store.delete_job(job.number)
     return remains
@@ -55,6 +55,11 @@ def _sources(job: Job, store: Store, inbox: Inbox) -> list[str]:
         except OSError:
             left.append(printable(str(inbox.path / path)))
     return left
+
+
+def _pushed_to(job: Job, store: Store) -> str | None:
+    pushed = [event["repository"] for event in store.events(job.number) if event["event"] == "pushed"]
+    return str(pushed[-1]) if pushed else None
 
 
 def _same_data(job: Job, store: Store) -> tuple[str, ...]:

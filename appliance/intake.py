@@ -92,17 +92,22 @@ def next_number(store: Store, places: Places) -> int:
     return highest + 1
 
 
-def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: Store) -> Job | None:
+def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: Store, incoming: Path) -> Job | None:
     """Put right a job directory that has no row: the daemon died between the rename and the transaction.
 
     While every source still lies in the inbox as it was, nothing has happened: the directory goes, and the drop is
     taken in again. Otherwise the directory is the only copy (the database is older than it), and becomes a job.
     `present` says how a name in the inbox looks now.
     """
-    job = JobDir(path).read_job()
+    try:
+        job = JobDir(path).read_job()
+    except FileNotFoundError:
+        # It was whole when it came here: the rest of one that was being removed when the daemon died.
+        _discard(path, incoming)
+        return None
     from_inbox = [file for file in job.files if file.source]
     if all(_still_there(present(file.source), file) for file in from_inbox):
-        shutil.rmtree(path)
+        _discard(path, incoming)
         return None
     store.add_job(job, drop_keys(job))
     return job
@@ -112,6 +117,13 @@ def drop_keys(job: Job) -> list[DropKey]:
     """The identities of the files that a job came from, by what its record says of them."""
     files = [file for file in job.files if file.source]
     return [DropKey(os.fsencode(f.source), f.device, f.inode, f.mtime_ns, f.bytes) for f in files]
+
+
+def _discard(path: Path, incoming: Path) -> None:
+    """Remove a job directory so that no half of it is ever taken for one: every start empties `incoming`."""
+    gone = path.rename(incoming / uuid.uuid4().hex)
+    sync(path.parent)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _still_there(entry: Entry | None, file: DroppedFile) -> bool:

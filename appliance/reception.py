@@ -271,7 +271,7 @@ class Reception:
         for path in sorted(self._places.jobs.iterdir()):
             number = job_number(path.name)
             if number is not None and self._store.job(number) is None:
-                intake.settle_orphan(path, present=self._present, store=self._store)
+                intake.settle_orphan(path, present=self._present, store=self._store, incoming=self._places.incoming)
         self._orphans_settled = True
 
     def _present(self, path: str) -> Entry | None:

@@ -231,8 +231,17 @@ def test_an_orphan_whose_sources_still_lie_in_the_inbox_never_happened(door: Doo
     source = replace(job.files[0], inode=path.stat().st_ino)
     JobDir(orphan).write_job(replace(job, number=9, id="0009-a", uuid="other", files=(source,)))
 
-    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store) is None
+    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store, incoming=door.places.incoming) is None
     assert not orphan.exists()
+
+
+def test_an_orphan_that_was_half_removed_when_the_daemon_died_is_removed(door: Door):
+    orphan = door.places.jobs / "0009-a"
+    (orphan / "dropped").mkdir(parents=True)
+    (orphan / "dropped" / "a.jsonl").write_text("{}")
+    settle_orphan(orphan, present=door.inbox.entry, store=door.store, incoming=door.places.incoming)
+    assert not orphan.exists()
+    assert list(door.places.incoming.iterdir()) == []
 
 
 def test_an_orphan_that_is_the_only_copy_becomes_a_job(door: Door):
@@ -242,7 +251,7 @@ def test_an_orphan_that_is_the_only_copy_becomes_a_job(door: Door):
     (door.places.jobs / job.id).rename(orphan)
     JobDir(orphan).write_job(replace(job, number=9, id="0009-a", uuid="other"))
 
-    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store) is not None
+    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store, incoming=door.places.incoming) is not None
     assert door.store.job(9) is not None
 
 

@@ -198,7 +198,7 @@ def besiege(root: Path, rng: random.Random, *, seconds: float, flood: int) -> No
     while nemesis.is_alive():
         turn()
     assert nemesis.errors == []
-    end = time.monotonic() + DEADLINE_SECONDS + flood / 20
+    end = time.monotonic() + DEADLINE_SECONDS + flood / 2
     quiet = 0
     while quiet < SURVEYS_ABSENT + 1 or not nemesis.sure <= accepted(door):
         assert time.monotonic() < end, ([drop.why for drop in reception.drops][:5], len(reception.drops))
