@@ -8,6 +8,7 @@ hold or look into any of it.
 import base64
 import hashlib
 import json
+import os
 import re
 import socket
 import tempfile
@@ -21,6 +22,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 import hf_xet
+
+# hf_xet reads these once, when it is first used in a process; by itself it would try for minutes.
+os.environ |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms"}
 
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".gz")

@@ -135,16 +135,6 @@ ROWS = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_xet():
-    """hf_xet reads these when it is first used in a process."""
-    before = dict(os.environ)
-    os.environ |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms"}
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 @pytest.fixture
 def hub():
     with serve() as hub:

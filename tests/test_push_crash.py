@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 TRACED = (files, connection, parcel, push, repository)
-SAMPLE = 12
+SAMPLE = 8
 STYLES: dict[str, Callable[[Published], Errand]] = {
     "a repository a job": lambda published: published.errand,
     "one repository, main": lambda published: published.shared(),

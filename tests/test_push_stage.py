@@ -158,9 +158,7 @@ def test_a_transfer_that_hangs_over_xet_is_ended_and_goes_the_older_way(hub, tmp
     ("method", "path", "do"),
     [
         ("GET", "/api/models/", "drip"),
-        ("GET", "/api/models/", "silent"),
         ("POST", "/commit/", "silent"),
-        ("GET", "/tree/", "drip"),
     ],
 )
 def test_a_push_that_hangs_is_ended_at_its_deadline(hub, tmp_path, method, path, do):
