@@ -223,6 +223,62 @@ def doctor(json: Json = False) -> None:
     run(as_json=json)
 
 
+models = typer.Typer(no_args_is_help=True, help="The base models on this machine: list, fetch, import, remove.")
+app.add_typer(models, name="models")
+ModelId = Annotated[str, typer.Argument(metavar="ID", help="A Hub id, for example Qwen/Qwen3-8B.")]
+
+
+@models.command("list")
+def models_list(json: Json = False) -> None:
+    """List them with their size, the least recently used first.
+
+    Example: appliance models list
+    """
+    from appliance.commands.models import list_models as run
+
+    run(as_json=json)
+
+
+@models.command("fetch")
+def models_fetch(
+    model: ModelId,
+    revision: Annotated[str | None, typer.Option(help="A commit or tag; pins that very repository.")] = None,
+    in_16_bits: Annotated[bool, typer.Option("--in-16-bits", help="Not the mirror that is stored in 4 bits.")] = False,
+) -> None:
+    """Fetch a model before a job needs it, in 4 bits where it can be trained so.
+
+    Example: appliance models fetch Qwen/Qwen3-8B
+    """
+    from appliance.commands.models import fetch_model as run
+
+    run(model, revision, in_16_bits=in_16_bits)
+
+
+@models.command("import")
+def models_import(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model's directory, for example on a USB disk.")],
+    name: Annotated[str | None, typer.Option(help="Its Hub id, where the directory is not called ORG--NAME.")] = None,
+) -> None:
+    """Copy a model into the models folder, without a network.
+
+    Example: appliance models import /media/usb/Qwen--Qwen3-8B
+    """
+    from appliance.commands.models import import_from as run
+
+    run(folder, name)
+
+
+@models.command("remove")
+def models_remove(model: ModelId) -> None:
+    """Take a model off the disk.
+
+    Example: appliance models remove Qwen/Qwen3-8B
+    """
+    from appliance.commands.models import remove as run
+
+    run(model)
+
+
 @app.command()
 def version(json: Json = False) -> None:
     """Print the version.

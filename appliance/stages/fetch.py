@@ -9,6 +9,7 @@ from appliance.hardware import this_machine
 from appliance.hub_rows import dataset_to_fetch
 from appliance.job import FailureClass, Stage
 from appliance.job_dir import JobDir
+from appliance.model_shelf import mark_used
 from appliance.models import (
     UnusableModel,
     canonical_id,
@@ -47,6 +48,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         refuse_what_never_fits(recipe, read_shape(read_config(folder)), this_machine(settings))
     except UnusableModel as error:
         raise StageFailure(FailureClass.MODEL_UNAVAILABLE, error.message, hint=error.hint) from None
+    mark_used(loaded, settings)
     return {
         "base_model": recipe.base_model,
         "base_model_id": canonical_id(recipe.base_model),

@@ -12,6 +12,7 @@ from typing import Any
 from appliance.errors import NotReadyError, StageFailure
 from appliance.job import FailureClass, Waiting
 from appliance.job_dir import ProgressWriter
+from appliance.model_shelf import room_hint
 from appliance.models import cache_folder, repository_folder, size_of
 from appliance.processes import PARENT
 from appliance.settings import Settings
@@ -37,6 +38,7 @@ class Download:
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self.repository, self.folder, self.stuck_seconds = repository, folder, stuck_seconds
+        self.settings = settings
         self.cache = cache_folder(settings)
         self.cache.mkdir(parents=True, exist_ok=True)
         self.arriving = dataset_to or repository_folder(repository, self.cache) / "blobs"
@@ -70,7 +72,7 @@ class Download:
             answer = self._attempt(xet=False)
         if answer.get("error") in (None, "unavailable"):
             return answer
-        raise _failure(answer)
+        raise _failure(answer, self.settings)
 
     def _attempt(self, *, xet: bool) -> dict[str, Any]:
         answers = self.folder / "download.jsonl"
@@ -126,10 +128,11 @@ def _read(answers: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _failure(answer: dict[str, Any]) -> Exception:
+def _failure(answer: dict[str, Any], settings: Settings) -> Exception:
     kind, message = answer["error"], answer["message"]
     if kind == "disk":
-        return NotReadyError(message, waiting=Waiting.DISK, hint="Make room on the volume that holds the model cache.")
+        # In the message, which the board shows: a waiting job has no place for a hint.
+        return NotReadyError(f"{message}. {room_hint(settings)}", waiting=Waiting.DISK)
     if kind == "crash":
         return StageFailure(FailureClass.INTERNAL, message)
     return NotReadyError(message, waiting=Waiting.NETWORK, hint="It is tried again by itself.")
