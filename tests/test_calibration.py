@@ -113,7 +113,7 @@ def test_it_is_kept_in_the_store_and_read_by_the_next_plan(tmp_path):
         "attempt_steps": 60,
         "per_device_train_batch_size": 2,
         "training_peak_bytes": 30 * GB,
-        "tokens_per_second": 1234.5,
+        "steady_tokens_per_second": 1234.5,
         "startup_seconds": 40.0,
     }
     assert read_calibration(tmp_path) == Calibration()
@@ -138,7 +138,7 @@ def test_a_training_that_went_another_way_than_planned_says_nothing(change):
         "attempt_steps": 60,
         "per_device_train_batch_size": 2,
         "training_peak_bytes": 30 * GB,
-        "tokens_per_second": 1234.5,
+        "steady_tokens_per_second": 1234.5,
         "startup_seconds": 40.0,
     }
     assert measure(plan_for().as_json(), trained) is not None

@@ -139,7 +139,7 @@ def test_dataset_plan_and_origin_are_told():
     assert "Rows in the dataset 500 Dropped: longer than the max sequence length 3 Kept 497" in text
     assert "In answers, which are trained 22,911 (37 %)" in text
     assert "95 % of the rows have at most 134" in text
-    assert "Time of all steps 1 min 30 s 1 min 44 s" in text
+    assert "Time of training about 1 min 30 s 1 min 44 s" in text
     assert "Memory at its peak 9.5 GB 8.8 GB" in text
     assert FETCH["base_model_commit"] in text
     assert TRAIN["adapter"]["adapter_model.safetensors"]["sha256"] in text

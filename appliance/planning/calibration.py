@@ -55,7 +55,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came of a forecast. `startup_seconds` pass before the first step."""
+    """What came of a forecast: at its steady pace, and how much time goes by besides (starting, warming up)."""
 
     forecast: Forecast
     peak_bytes: int
@@ -129,7 +129,7 @@ def measure(plan: Mapping[str, Any], train: Mapping[str, Any]) -> Measurement | 
     return Measurement(
         forecast=Forecast.from_json(forecast),
         peak_bytes=train["training_peak_bytes"],
-        tokens_per_second=train["tokens_per_second"],
+        tokens_per_second=train["steady_tokens_per_second"],
         startup_seconds=train["startup_seconds"],
     )
 

@@ -255,12 +255,13 @@ def _reality(plan: Facts, train: Facts | None) -> Iterator[Row]:
     """What the plan said, and what came of it."""
     took = train or {}
     yield Row("Steps", (_or_dash(plan["total_steps"], "{:,}".format), _or_dash(took.get("steps"), "{:,}".format)))
-    yield Row(
-        "Time of all steps", (_or_dash(plan["seconds_estimate"], duration), _or_dash(took.get("seconds"), duration))
-    )
+    estimate = _or_dash(plan["seconds_estimate"], lambda seconds: f"about {duration(seconds)}")
+    # A training that was interrupted started more than once; then only its steps can be compared.
+    at_once = took.get("attempt_steps") == took.get("steps")
+    yield Row("Time of training", (estimate, _or_dash(took.get("stage_seconds" if at_once else "seconds"), duration)))
     speed = plan["tokens_per_second_estimate"]
     yield Row("Tokens per second", (rate(speed), rate(took.get("tokens_per_second"))))
-    peak = took.get("peak_cuda_reserved_bytes") or took.get("peak_memory_bytes")
+    peak = took.get("training_peak_bytes") or took.get("peak_cuda_reserved_bytes") or took.get("peak_memory_bytes")
     yield Row("Memory at its peak", (size(plan["memory"]["total_bytes"]), _or_dash(peak, size)))
 
 

@@ -45,9 +45,11 @@ class Attempt:
         self.collated: deque[BatchCount] = deque()
         # What this attempt did itself, for the comparison with the plan.
         self.startup_seconds: float | None = None
+        self._paces: list[tuple[float, int]] = []
         self.began_at_step = self.standing.step
         self._newest = resumed
         self._step_batches: list[BatchCount] = []
+        self._step_tokens = 0
         self._checkpoint_seconds = checkpoint_seconds
         self._stopping = stopping
         self._step_began = self._saved_at = self._heartbeat = time.monotonic()
@@ -78,7 +80,9 @@ class Attempt:
     def end_step(self, step: int, epoch: float) -> None:
         """The last micro-batch of an optimizer step was trained on and the weights were updated."""
         self._step_batches.append(self.collated.popleft())
+        before = self.standing.content_tokens
         self.standing = self.standing.after_step(step, epoch, self._step_batches)
+        self._step_tokens = self.standing.content_tokens - before
         self._step_batches = []
 
     def report_step(
@@ -89,6 +93,7 @@ class Attempt:
         seconds, self._step_began, self._heartbeat = now - self._step_began, now, now
         finite = math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm))
         self.standing = self.standing.after_loss(loss if finite else None, seconds)
+        self._paces.append((seconds, self._step_tokens))
         self.progress.write(
             "step",
             step=self.standing.step,
@@ -114,6 +119,17 @@ class Attempt:
         self._step_began = time.monotonic()
         self.standing = self.standing.after_evaluation(loss)
         return self.standing.best_step == self.standing.step
+
+    def steady_pace(self) -> tuple[float, float] | None:
+        """Tokens a second of the later half of this attempt's steps, and the seconds that the earlier half took longer
+        than that: kernels are made and caches filled then. None after less than two steps."""
+        half = len(self._paces) // 2
+        if half == 0:
+            return None
+        seconds, tokens = (sum(part) for part in zip(*self._paces[half:], strict=True))
+        early_seconds, early_tokens = (sum(part) for part in zip(*self._paces[:half], strict=True))
+        rate = tokens / seconds
+        return rate, max(0.0, early_seconds - early_tokens / rate)
 
     def finish(self) -> None:
         """No step is left to do, or none is worth doing."""

@@ -34,6 +34,7 @@ from appliance.stages.training.machine import (
     forget_peak,
     peak_cuda_reserved_bytes,
     peak_resident_bytes,
+    process_age_seconds,
     resident_bytes,
     training_peak_bytes,
 )
@@ -226,10 +227,13 @@ def catch_up(trainer: SFTTrainer, attempt: Attempt, callback: AttemptCallback, r
 
 def needs(attempt: Attempt, trainer: SFTTrainer, after_imports: int) -> dict[str, Any]:
     """What this attempt really needed, to compare with the plan. `after_imports` is memory in use before loading."""
+    rate, warm_up = attempt.steady_pace() or (None, 0.0)
     return {
         "attempt_steps": attempt.standing.step - attempt.began_at_step,
         "per_device_train_batch_size": trainer.args.per_device_train_batch_size,
-        "startup_seconds": attempt.startup_seconds,
+        "steady_tokens_per_second": rate,
+        "startup_seconds": None if attempt.startup_seconds is None else attempt.startup_seconds + warm_up,
+        "stage_seconds": process_age_seconds(),
         "memory_after_imports_bytes": after_imports,
         "training_peak_bytes": training_peak_bytes(after_imports),
     }
