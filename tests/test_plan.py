@@ -13,7 +13,9 @@ from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import load_of, sequence_cap, sequence_length
 from appliance.planning.machine import Machine
 from appliance.planning.memory_bill import memory_bill, nf4_bytes, weights_bytes
+from appliance.planning.model_shape import Tier
 from appliance.planning.plan import DataFacts, make_plan
+from appliance.planning.published import PUBLISHED
 from appliance.planning.splits import smaller_split
 from appliance.recipe import Recipe
 from tests import shapes
@@ -223,21 +225,47 @@ def test_the_effective_batch_is_always_exact_and_a_fitting_plan_fits(machine, ba
     assert plan.fits == (plan.memory.total_bytes <= machine.memory_bytes - machine.reserve_bytes)
 
 
+ALL_SHAPES = [read_shape(figures) for figures in PUBLISHED.values()]
+
+
 @given(
+    st.sampled_from(ALL_SHAPES),
     st.integers(1, 64),
     st.integers(16, 8192),
     st.integers(1, 256),
+    st.integers(1, 64),
     st.integers(0, 64),
+    st.booleans(),
     st.booleans(),
     st.sampled_from(["cpu", "gpu"]),
 )
-def test_more_sequence_batch_or_rank_never_needs_less_memory(micro_batch, sequence, rank, more, checkpointing, kind):
-    def needed(micro_batch: int, sequence: int, rank: int) -> int:
-        load = load_of(recipe(lora={"r": rank}), LLAMA_8B, kind)
-        bill = memory_bill(load, micro_batch=micro_batch, sequence=sequence, gradient_checkpointing=checkpointing)
-        return bill.total_bytes
+def test_more_sequence_batch_rank_or_lengths_never_needs_less_memory(
+    shape, micro_batch, sequence, rank, lengths, more, checkpointing, in_4_bits, kind
+):
+    in_4_bits = in_4_bits and shape.tier is Tier.IN_4_BIT
 
-    base = needed(micro_batch, sequence, rank)
-    assert needed(micro_batch + more, sequence, rank) >= base
-    assert needed(micro_batch, sequence + more, rank) >= base
-    assert needed(micro_batch, sequence, rank + more) >= base
+    def needed(micro_batch: int, sequence: int, rank: int, lengths: int) -> int:
+        load = load_of(recipe(lora={"r": rank}, load_in_4bit=in_4_bits), shape, kind)
+        mode = {"gradient_checkpointing": checkpointing, "lengths": lengths}
+        return memory_bill(load, micro_batch=micro_batch, sequence=sequence, **mode).total_bytes
+
+    base = needed(micro_batch, sequence, rank, lengths)
+    assert needed(micro_batch + more, sequence, rank, lengths) >= base
+    assert needed(micro_batch, sequence + more, rank, lengths) >= base
+    assert needed(micro_batch, sequence, rank + more, lengths) >= base
+    assert needed(micro_batch, sequence, rank, lengths + more) >= base
+
+
+@given(
+    st.sampled_from(ALL_SHAPES), MACHINES, st.integers(1, 64), st.integers(1, 128), st.sampled_from([None, True, False])
+)
+def test_what_is_chosen_fits_whenever_anything_does_and_nothing_that_fits_is_much_faster(
+    shape, machine, batch, hundreds, checkpointing
+):
+    keys = {"gradient_checkpointing": "auto" if checkpointing is None else checkpointing}
+    asked = recipe(effective_batch_size=batch, load_in_4bit=shape.tier is Tier.IN_4_BIT, **keys)
+    plan = make_plan(asked, shape, facts(5000, longest=64 * hundreds), machine)
+    fitting = [split for split in plan.alternatives if split.fits(machine)]
+    assert plan.fits == bool(fitting)
+    assert plan.per_device_train_batch_size * plan.gradient_accumulation_steps == batch
+    assert all(split.tokens_per_second <= plan.tokens_per_second_estimate / 0.979 for split in fitting)

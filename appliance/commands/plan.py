@@ -1,33 +1,36 @@
 """`appliance plan`: what a recipe needs, before anything is loaded."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from appliance.checking import Checked, Files, check_files
+from appliance.commands.plan_table import print_plan
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
-from appliance.models import find_config
+from appliance.models import canonical_id, find_config, read_config
 from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import sequence_cap
 from appliance.planning.machine import Machine
 from appliance.planning.model_shape import ModelShape
-from appliance.planning.plan import DataFacts, Plan, make_plan
+from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.sources import Source
-from appliance.texts.wording import duration, size
 
 UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "": 10**9}
 # Before a tokenizer has seen the rows: English and code take about this many bytes a token.
 BYTES_PER_TOKEN: Final = 4
-BAR_WIDTH: Final = 40
 
 
 class MemorySizeError(ApplianceError):
@@ -48,14 +51,13 @@ def plan(recipe: Path, dataset: Path | None, memory: str | None, *, as_json: boo
         raise InputError(checked.problems)
     shape = _shape(checked.recipe, settings)
     made = make_plan(checked.recipe, shape, _data(checked, dataset, checked.recipe, shape, machine), machine)
+    advice = [] if made.fits else would_fit(checked.recipe, shape, machine, made.max_seq_length)
     if as_json:
-        print(json.dumps(made.as_json(), indent=2))
+        print(json.dumps(made.as_json() | {"would_fit": advice}, indent=2))
     else:
-        _print(made, checked.recipe)
+        print_plan(made, checked.recipe, advice)
     if not made.fits:
-        advice = would_fit(checked.recipe, shape, machine, made.max_seq_length)
-        problem = does_not_fit(made.memory, machine, advice)
-        raise NotReadyError(problem.message, waiting=Waiting.MEMORY)
+        raise NotReadyError(does_not_fit(made.memory, machine, advice).message, waiting=Waiting.MEMORY)
 
 
 def _machine(settings: Settings, memory: str | None) -> Machine:
@@ -67,10 +69,10 @@ def _machine(settings: Settings, memory: str | None) -> Machine:
     if match is None or unit is None:
         raise MemorySizeError(f"--memory is {memory}", hint="Write it like 128GB.")
     total = int(float(match.group(1)) * unit)
-    # Planning for another machine means planning for one with a GPU, as this appliance is made for.
+    # Planning for another machine means planning for one like a Spark, which this appliance is made for.
     reserve = min(int(settings.memory_reserve_gb * 10**9), total // 2)
     speed = machine.flops_per_second if machine.kind == "gpu" else GPU_FLOPS
-    return Machine(memory_bytes=total, reserve_bytes=reserve, kind="gpu", flops_per_second=speed)
+    return Machine(memory_bytes=total, reserve_bytes=reserve, kind="gpu", flops_per_second=speed, unified=True)
 
 
 def _check(recipe: Path, dataset: Path | None, settings: Settings) -> Checked:
@@ -79,15 +81,33 @@ def _check(recipe: Path, dataset: Path | None, settings: Settings) -> Checked:
 
 
 def _shape(recipe: Recipe, settings: Settings) -> ModelShape:
+    """From the models folder, the cache, the figures in the package, or else the Hub."""
     config = find_config(recipe.base_model, recipe.revision, settings)
-    if config is None:
-        raise NotReadyError(
-            f"the config.json of {recipe.base_model} is not on this machine",
-            waiting=Waiting.NETWORK,
-            hint=f"Put the model, or only its config.json, into {settings.models}/"
-            f"{recipe.base_model.replace('/', '--')}/.",
-        )
-    return read_shape(config)
+    return read_shape(_config_of_the_hub(recipe, settings) if config is None else config)
+
+
+def _config_of_the_hub(recipe: Recipe, settings: Settings) -> Mapping[str, Any]:
+    """Fetch `config.json` alone, by the program that fetches models. Raises NotReadyError when it cannot be had."""
+    token = {"HF_TOKEN": settings.hub_read_token} if settings.hub_read_token else {}
+    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | token
+    with tempfile.TemporaryDirectory() as folder:
+        request = {"repository": canonical_id(recipe.base_model), "revision": recipe.revision, "config_to": folder}
+        with Console(stderr=True).status(f"asking the Hub for the config.json of {recipe.base_model}"):
+            answer = subprocess.run(
+                [sys.executable, "-m", "appliance.stages.download"],
+                input=json.dumps(request | {"keep_free_bytes": 0, "dataset_to": None}).encode(),
+                stdout=subprocess.PIPE,
+                env=environment,
+                check=False,
+            ).stdout.splitlines()
+        said = json.loads(answer[-1]) if answer else {"message": "the Hub could not be asked"}
+        if "path" in said:
+            return read_config(Path(folder))
+    raise NotReadyError(
+        f"the config.json of {recipe.base_model} is not on this machine, and {said['message']}",
+        waiting=Waiting.NETWORK,
+        hint=f"Put the model, or only its config.json, into {settings.models}/{recipe.base_model.replace('/', '--')}/.",
+    )
 
 
 def _data(
@@ -100,61 +120,3 @@ def _data(
     tokens = max(rows, dataset.stat().st_size // BYTES_PER_TOKEN)
     longest = min(sequence_cap(recipe, shape, machine), 4 * tokens // rows + 64)
     return DataFacts(rows=rows, examples=rows, tokens=tokens, max_seq_length=longest)
-
-
-def _print(made: Plan, recipe: Recipe) -> None:
-    console = Console(highlight=False)
-    share = made.trainable_parameters / made.total_parameters
-    console.print(
-        f"[bold]{recipe.base_model}[/bold]  {made.total_parameters:,} parameters,"
-        f" {made.trainable_parameters:,} of them trained ({share:.2%})\n"
-    )
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for label, count in _bill(made):
-        table.add_row(label, size(count))
-    console.print(table)
-    console.print(_bar(made))
-    console.print()
-    for line in _lines(made):
-        console.print(line)
-
-
-def _bill(made: Plan) -> list[tuple[str, int]]:
-    bill = made.memory
-    return [
-        ("weights of the base model", bill.weights_bytes),
-        ("adapter and its gradients", bill.adapter_bytes),
-        ("optimizer", bill.optimizer_bytes),
-        ("activations", bill.activations_bytes),
-        ("logits", bill.logits_bytes),
-        ("overhead", bill.overhead_bytes),
-        ("[bold]together[/bold]", bill.total_bytes),
-        ("this machine", made.machine.memory_bytes),
-        ("kept in reserve", made.machine.reserve_bytes),
-    ]
-
-
-def _bar(made: Plan) -> str:
-    """How much of the machine is taken, kept in reserve, and left."""
-    total = made.machine.memory_bytes
-    used = min(BAR_WIDTH, round(BAR_WIDTH * made.memory.total_bytes / total))
-    reserved = min(BAR_WIDTH - used, round(BAR_WIDTH * made.machine.reserve_bytes / total))
-    left = BAR_WIDTH - used - reserved
-    verdict = "[green]fits[/green]" if made.fits else "[red]does not fit[/red]"
-    return f"\\[{'█' * used}{'·' * left}{'▒' * reserved}] {verdict}"
-
-
-def _lines(made: Plan) -> list[str]:
-    checkpointing = "with" if made.gradient_checkpointing else "without"
-    lines = [
-        f"micro-batch {made.per_device_train_batch_size} × accumulation {made.gradient_accumulation_steps}"
-        f" = effective batch size {made.effective_batch_size}, {checkpointing} gradient checkpointing",
-        f"at most {made.max_seq_length:,} tokens a row",
-    ]
-    if made.total_steps is not None:
-        lines.append(f"{made.total_steps:,} steps, {made.num_train_epochs} epochs")
-    if made.seconds_estimate is not None:
-        lines.append(f"estimate: about {duration(made.seconds_estimate)}")
-    return lines + [f"note: {note}" for note in made.notes]

@@ -102,7 +102,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
     """
     load = load_of(recipe, shape, machine.kind)
     effective = effective_batch_size(recipe, data.rows if data else None)
-    sequence = data.max_seq_length if data else min(sequence_cap(recipe, shape, machine), USUAL_SEQUENCE)
+    sequence = data.max_seq_length if data else _sequence(recipe, shape, machine)
     rows = _rows(data, sequence)
     splits = possible_splits(recipe, load, machine, rows, effective=effective)
     split = choose_split(splits, machine)
@@ -135,6 +135,12 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         forecast=split.forecast,
         notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
     )
+
+
+def _sequence(recipe: Recipe, shape: ModelShape, machine: Machine) -> int:
+    """While nothing is known about the rows: the recipe's own number, or what is usual."""
+    cap = sequence_cap(recipe, shape, machine)
+    return min(cap, USUAL_SEQUENCE) if recipe.max_seq_length == "auto" else cap
 
 
 def _epochs(recipe: Recipe, data: DataFacts | None, effective: int) -> float | None:
