@@ -23,7 +23,9 @@ def count(config: dict) -> dict:
     )
     total = sum(p.numel() for p in model.parameters())
     whole = build(AutoModelForImageTextToText, config) if "vision_config" in config else model
-    return {"total": total, "linears": linears, "towers": sum(p.numel() for p in whole.parameters()) - total}
+    towers = sum(p.numel() for p in whole.parameters()) - total
+    # What the same model's config.json says after Transformers has saved it.
+    return {"total": total, "linears": linears, "towers": towers, "saved": json.loads(model.config.to_json_string())}
 
 
 def build(kind, config: dict):

@@ -80,6 +80,7 @@ def test_every_architecture_is_counted_as_transformers_builds_it(tmp_path):
                 ours[f"{linear.suffix} {linear.inputs} {linear.outputs} {linear.bias}"] += layer.count
         assert (name, shape.total_parameters, shape.tower_parameters) == (name, theirs["total"], theirs["towers"])
         assert (name, dict(ours)) == (name, theirs["linears"])
+        assert (name, read_shape(theirs["saved"]).total_parameters) == (name, theirs["total"])
 
 
 def test_the_demo_model_is_counted_as_its_file_says():

@@ -191,7 +191,7 @@ def _gemma4(text: Config, index: int) -> Layer:
     hidden, full = text["hidden_size"], _gemma4_is_full(text, index)
     shared = text.get("num_kv_shared_layers") or 0
     borrows = shared > 0 and index >= text["num_hidden_layers"] - shared
-    heads = _gemma4_heads(text, full=full)
+    heads = _gemma4_heads(text, index, full=full)
     linears = _gemma4_attention(text, heads, full=full, borrows=borrows)
     inner = text["intermediate_size"] * (2 if borrows and text.get("use_double_wide_mlp") else 1)
     norms = 4 * hidden + (1 if borrows else 2) * heads.size
@@ -214,9 +214,11 @@ def _gemma4_is_full(text: Config, index: int) -> bool:
     )
 
 
-def _gemma4_heads(text: Config, *, full: bool) -> _Heads:
-    if not full:
-        return _heads(text)
+def _gemma4_heads(text: Config, index: int, *, full: bool) -> _Heads:
+    # As Transformers 5 saves it; repositories have figures of their own for layers that look at everything.
+    overrides = (text.get("per_layer_config") or {}).get(str(index))
+    if overrides is not None or not full:
+        return _heads({**text, **(overrides or {})})
     size = text.get("global_head_dim", 512)
     shares = text.get("attention_k_eq_v", False)
     key_values = (text.get("num_global_key_value_heads") if shares else None) or text["num_key_value_heads"]
@@ -229,7 +231,7 @@ def _gemma4_attention(text: Config, heads: _Heads, *, full: bool, borrows: bool)
 
 
 def _gemma4_with_experts(text: Config, layer: Layer) -> Layer:
-    hidden, count, inner = text["hidden_size"], text["num_experts"], text["moe_intermediate_size"]
+    hidden, count, inner = text["hidden_size"], _experts(text), text["moe_intermediate_size"]
     expert, used = 3 * hidden * inner, text["top_k_experts"]
     return replace(
         layer,
@@ -264,7 +266,7 @@ def _gemma4_embeddings(text: Config) -> int:
 
 def _gpt_oss(text: Config, index: int) -> Layer:
     hidden, inner, heads = text["hidden_size"], text["intermediate_size"], _heads(text)
-    count, used = text["num_local_experts"], text["num_experts_per_tok"]
+    count, used = _experts(text), text["num_experts_per_tok"]
     expert = 3 * hidden * inner + 2 * inner + hidden
     return Layer(
         _attention(hidden, heads, bias=True, output_bias=True),
@@ -280,7 +282,7 @@ def _gpt_oss(text: Config, index: int) -> Layer:
 
 
 def _mixtral(text: Config, index: int) -> Layer:
-    count, used = text["num_local_experts"], text["num_experts_per_tok"]
+    count, used = _experts(text), text["num_experts_per_tok"]
     return _with_experts(_plain(text, index), text, count=count, used=used, inner=text["intermediate_size"])
 
 
@@ -296,11 +298,17 @@ def _qwen3_moe(text: Config, index: int) -> Layer:
 
 def _is_sparse(text: Config, index: int) -> bool:
     only_dense, step = text.get("mlp_only_layers") or (), text.get("decoder_sparse_step", 1)
-    return index not in only_dense and text["num_experts"] > 0 and (index + 1) % step == 0
+    return index not in only_dense and _experts(text) > 0 and (index + 1) % step == 0
+
+
+def _experts(text: Config) -> int:
+    """By the name that repositories have, or the one that Transformers 5 writes."""
+    count = text.get("num_local_experts")
+    return int(text["num_experts"] if count is None else count)
 
 
 def _with_qwen_experts(layer: Layer, text: Config, *, shared: bool = False) -> Layer:
-    count, used, inner = text["num_experts"], text["num_experts_per_tok"], text["moe_intermediate_size"]
+    count, used, inner = _experts(text), text["num_experts_per_tok"], text["moe_intermediate_size"]
     return _with_experts(
         layer,
         text,

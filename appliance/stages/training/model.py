@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 # First: it patches the libraries imported below.
@@ -17,13 +19,14 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from appliance.errors import StageFailure
 from appliance.job import FailureClass
-from appliance.stages.training.machine import device_map, drop_page_cache, own_weights
+from appliance.stages.training.machine import device_map, drop_page_cache, has_gpu, own_weights
 from appliance.stages.training.prepared import Prepared
 
+TOWERS = "vision|visual|audio"
 PACKAGES = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 
 
@@ -62,6 +65,8 @@ def _load_base(prepared: Prepared) -> PreTrainedModel:
         device_map=device_map(),
         use_gradient_checkpointing=_checkpointing(prepared),
         random_state=prepared.recipe.seed,
+        # On a CPU Unsloth loads it so by itself, and does not know the word.
+        **({"text_only": True} if has_gpu() and _is_loaded_alone(prepared.base) else {}),
     )
     own_weights(model)
     drop_page_cache(prepared.base)
@@ -76,10 +81,29 @@ def _put_adapter_on(base: PreTrainedModel, prepared: Prepared) -> PeftModel:
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
         use_rslora=recipe.lora.use_rslora,
-        target_modules=list(prepared.plan.target_modules),
+        target_modules=_target_modules(base, prepared.plan.target_modules),
         use_gradient_checkpointing=_checkpointing(prepared),
         random_state=recipe.seed,
     )
+
+
+def _is_loaded_alone(folder: Path) -> bool:
+    """Whether Transformers loads a wrapped language model without its towers (Qwen 3.5) or with them (Gemma 4).
+
+    Unsloth is asked to do the same: the names in the adapter must be those of the model that plain PEFT puts it on.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    if not hasattr(config, "text_config"):
+        return False
+    return str(AutoModelForCausalLM._model_mapping[type(config)].__name__).endswith("ForCausalLM")
+
+
+def _target_modules(base: PreTrainedModel, names: tuple[str, ...]) -> list[str] | str:
+    """The names; or, where a tower has modules of the same names, one pattern that leaves towers out."""
+    inside = (name for name, _ in base.named_modules() if re.search(TOWERS, name))
+    if not any(_ends_with(name, target) for name in inside for target in names):
+        return list(names)
+    return rf"(?!.*(?:{TOWERS})).*\.(?:{'|'.join(names)})"
 
 
 def _checkpointing(prepared: Prepared) -> str | bool:
