@@ -144,6 +144,7 @@ def test_a_training_that_went_another_way_than_planned_says_nothing(change):
     assert measure(plan_for().as_json(), trained) is not None
     assert measure(plan_for().as_json(), trained | change) is None
     assert measure({"per_device_train_batch_size": 2}, trained) is None
+    assert measure(plan_for().as_json() | {"gradient_checkpointing": True}, trained) is None
 
 
 def as_text(plan: Plan) -> str:

@@ -123,8 +123,12 @@ def measure(plan: Mapping[str, Any], train: Mapping[str, Any]) -> Measurement | 
     None when it was not trained as planned (in smaller pieces after running out of memory), or too short to say much.
     """
     forecast = plan.get("forecast")
-    micro_batch = train.get("per_device_train_batch_size")
-    if not forecast or micro_batch != plan["per_device_train_batch_size"] or train.get("attempt_steps", 0) < 2:
+    if not forecast or train.get("attempt_steps", 0) < 2:
+        return None
+    setting = forecast["setting"]
+    # Another try after an out-of-memory changes the plan, and what was forecast is then about something else.
+    as_planned = (setting["micro_batch"], setting["gradient_checkpointing"])
+    if as_planned != (train.get("per_device_train_batch_size"), plan["gradient_checkpointing"]):
         return None
     return Measurement(
         forecast=Forecast.from_json(forecast),

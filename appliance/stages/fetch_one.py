@@ -115,6 +115,7 @@ class Download:
 
     def _environment(self, *, xet: bool) -> dict[str, str]:
         ours = {"HF_HOME": str(self.cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        ours["HF_XET_HIGH_PERFORMANCE"] = "1"
         ours |= {PARENT: str(os.getpid())}
         ours |= {"HF_TOKEN": self.token} if self.token else {}
         ours |= {} if xet else {"HF_HUB_DISABLE_XET": "1"}
