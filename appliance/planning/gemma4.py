@@ -40,9 +40,9 @@ def _gemma4_is_full(text: Config, index: int) -> bool:
 
 def _gemma4_heads(text: Config, index: int, *, full: bool) -> Heads:
     # As Transformers 5 saves it; repositories have figures of their own for layers that look at everything.
-    overrides = (text.get("per_layer_config") or {}).get(str(index))
-    if overrides is not None or not full:
-        return heads_of({**text, **(overrides or {})})
+    overrides = {int(layer): figures for layer, figures in (text.get("per_layer_config") or {}).items()}
+    if index in overrides or not full:
+        return heads_of({**text, **overrides.get(index, {})})
     size = text.get("global_head_dim", 512)
     shares = text.get("attention_k_eq_v", False)
     key_values = (text.get("num_global_key_value_heads") if shares else None) or text["num_key_value_heads"]
