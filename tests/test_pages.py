@@ -242,6 +242,14 @@ def test_a_wrong_token_logs_nobody_in(site):
     assert browser.cookie == ""
 
 
+@pytest.mark.parametrize("path", ["/login", "/logout", "/api/v1/jobs/7/cancel", "/api/v1/queue/pause"])
+def test_nobody_fills_the_memory_with_a_form(site, path):
+    """Before a login, too."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert site.client.ask("POST", path, b"token=" + b"x" * 100_000, **form).status == 413
+    assert site.client.ask("POST", path, b"", Transfer_Encoding="chunked", **form).status == 413
+
+
 def test_logging_out_ends_the_session_of_the_browser(site):
     browser = site.browser(Accept="text/html")
     browser.log_in()

@@ -119,8 +119,7 @@ def log_in(page: Page, site: Served, next: str) -> None:
     page.wait_for_url(base(site) + next)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("screen", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize(("screen", "scheme"), [(PHONE, "dark"), (DESKTOP, "light")], ids=["phone", "desktop"])
 def test_nothing_serious_is_in_anybodys_way(browser, site, screen, scheme):
     page = opened(browser, site, "/", viewport=screen, color_scheme=scheme)
     log_in(page, site, "/")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,8 @@ from appliance.web.site import Site
 
 logger = logging.getLogger(__name__)
 
+UPLOADS: Final = "/api/v1/drops"
+LARGEST_FORM_BYTES: Final = 65_536
 COOKIE: Final = "appliance_session"
 CSRF_FIELD: Final = "csrf"
 CSRF_HEADER: Final = "x-csrf-token"
@@ -55,7 +57,16 @@ class HostGuard:
         answer: ASGIApp = self._app
         if not self._access.serves_host(caller_of(Request(scope))):
             answer = PlainTextResponse("this host name is not one of mine; see APPLIANCE_ALLOWED_HOSTS\n", 421)
+        elif scope["path"] != UPLOADS and not _is_small(Headers(scope=scope)):
+            answer = PlainTextResponse("this is larger than any form of mine\n", 413)
         await answer(scope, receive, send_with_headers)
+
+
+def _is_small(headers: Headers) -> bool:
+    """Whether a body is none or a form's: it is read into memory before anybody has logged in."""
+    length = headers.get("content-length", "0")
+    told = "transfer-encoding" not in headers and length.isascii() and length.isdigit()
+    return told and int(length) <= LARGEST_FORM_BYTES
 
 
 def caller_of(request: Request) -> Caller:
