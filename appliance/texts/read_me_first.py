@@ -45,6 +45,7 @@ An empty file with one of these names does something and disappears:
 
 BUTTONS: Final = (
     ("0007.cancel", "stops job 7 and gives its files back"),
+    ("0007.retry", "runs job 7 again, as a new job, after it has ended without success"),
     ("0007.approve", "lets job 7 start, however long it takes"),
     ("queue.pause", "no new training starts"),
     ("queue.resume", "trainings start again"),

@@ -143,8 +143,12 @@ class Views:
             ("attempt", str(job.attempt) if job.attempt > 1 else ""),
             ("Hub", push_words(self.site, job)),
             ("files", ", ".join(f"{file.name} ({size(file.bytes)})" for file in job.files)),
+            ("runs again as", ", ".join(self._runs_again(job))),
         ]
         return [(name, value) for name, value in about if value]
+
+    def _runs_again(self, job: Job) -> list[str]:
+        return [str(event["job"]) for event in self.site.store.events(job.number) if event["event"] == "run_again"]
 
     def _rights(self, *, acts: bool) -> dict[str, Any]:
         configured = self.site.access.api_token is not None
