@@ -145,13 +145,15 @@ class _Work:
             block = _read(self.source.path, piece)
             plain = count_plain_rows(block) if self.form.name == "messages" else None
             if plain is not None:
-                found, counted, written = Findings(self.source.name), plain, block
+                # Whole lines, and as many as there are rows: as they stand they are in their one form.
+                written, passed = block, plain.rows
+                census.absorb(plain, lines_before=lines)
             else:
                 found, counted, written = self._row_by_row(block, piece)
-                all_plain = False
-            findings.absorb(found, lines_before=lines)
-            census.absorb(counted, lines_before=lines)
-            lines += block.count(b"\n")
+                findings.absorb(found, lines_before=lines)
+                census.absorb(counted, lines_before=lines)
+                passed, all_plain = block.count(b"\n"), False
+            lines += passed
             if self.keep:
                 rows += written
         return _Checked(lines, findings, census, None if all_plain else bytes(rows))

@@ -37,24 +37,26 @@ def count_plain_rows(block: bytes) -> Census | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     census, messages = Census(), 0
-    orders, remember = census.orders, census.hashes.append
+    remember, seen = census.hashes.append, dict[tuple[str, ...], int]()
     for line, row in enumerate(rows, start=1):
         texts = [message.content for message in row.messages]
         roles = tuple([message.role for message in row.messages])
         messages += len(texts)
         if any(map(_is_blank, texts)):
             return None
-        if roles not in orders:
+        if roles not in seen:
             if turn_faults(roles, "messages"):
                 return None
-            orders[roles] = Tally()
-        orders[roles].count(line)
+            seen[roles], census.orders[roles] = 0, Tally(0, line)
+        seen[roles] += 1
         if len(texts[-1]) <= SHORT_ANSWER:
             census.note_short_answer(line, roles)
         remember(hash((roles, *texts)))
     # A blank line would be no row; it is not decoded at all.
     if block.count(b"\n") != len(rows) or not _has_keys(block, len(rows) + 2 * messages):
         return None
+    for order, count in seen.items():
+        census.orders[order].rows = count
     census.rows = len(rows)
     return census
 
