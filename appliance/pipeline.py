@@ -64,6 +64,14 @@ def _is_done(stage: Stage, job_dir: JobDir) -> bool:
     return result is not None and not (stage is Stage.FETCH and "rows" in result)
 
 
+def _has_ended_well(stage: Stage, job_dir: JobDir) -> bool:
+    """Whether the run of a stage that has just ended left its result, and not one before it: rows come before check."""
+    result = job_dir.result(stage)
+    if result is not None and stage is Stage.FETCH and "rows" in result:
+        return job_dir.result(Stage.CHECK) is None
+    return result is not None
+
+
 def startable(
     jobs: Iterable[tuple[Job, Stage]],
     busy: Iterable[Lane],
@@ -147,7 +155,7 @@ class Pipeline:
         `instead` says why a stage without a result ended, where we know it better than from the exit code.
         """
         job_dir = self.dir(job)
-        has_result = job_dir.result(stage) is not None
+        has_result = _has_ended_well(stage, job_dir)
         ended = (None if has_result else instead) or exits.explain_exit(
             stage,
             code,
@@ -316,7 +324,7 @@ class Pipeline:
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
             self.store.note(job.number, kind, now=now, stage=stage)
-            done = self.dir(job).result(stage) is not None
+            done = _has_ended_well(stage, self.dir(job))
             job = self._after(job, stage, StageEnd(EndKind.DONE), now=now) if done else self._requeue(job)
             self.dir(job).write_job(job)
             return job
