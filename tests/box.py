@@ -52,6 +52,8 @@ class Box:
         self.inbox, self.outbox = root / "inbox", root / "outbox"
         self.shift = 0.0
         self.reading = reading
+        self.looks = True
+        """Whether the guard looks at every turn, instead of by itself."""
         self.forgiving = False
         """Whether a turn may meet an error, as the daemon's own turns may."""
         self.start()
@@ -82,7 +84,8 @@ class Box:
         (self.inbox / f".{name}.tmp").rename(self.inbox / name)
 
     def tick(self) -> None:
-        self.appliance.guard.look()
+        if self.looks:
+            self.appliance.guard.look()
         turn = self.appliance.turn if self.forgiving else self.appliance.tick
         turn(time.monotonic() + self.shift, time.time() + self.shift)
 

@@ -25,6 +25,8 @@ from appliance.job_dir import JobDir, ProgressWriter
 from appliance.pushing import PushError, PushResult
 from appliance.recipe import Hub, Recipe
 from appliance.recipe_yaml import recipe_as_yaml
+from appliance.stages.training.checkpoints import write_checkpoint
+from appliance.stages.training.standing import Standing
 
 RESULTS = {
     Stage.CHECK: {"base_model": "demo", "method": "sft", "priority": "normal"},
@@ -95,11 +97,16 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
         case "family":
             subprocess.Popen(["sleep", str(DEADLINE_SECONDS)])
             return sleep(stop=True)
-        case "talk":
-            return sleep(stop=True, report=ProgressWriter(job_dir.stage(stage)))
-        case "sleep" | "ignore":
-            return sleep(stop=what == "sleep")
+        case "sleep" | "ignore" | "talk" | "save":
+            return work(what, job_dir.stage(stage))
     return 0
+
+
+def work(what: str, folder: Path) -> int:
+    code = sleep(stop=what != "ignore", report=ProgressWriter(folder) if what == "talk" else None)
+    if what == "save":
+        write_checkpoint(folder / "checkpoints", Standing(step=5, loss=1.0), {"optimizer.pt": lambda: b"state"})
+    return code
 
 
 def leave_marks(stage: Stage, job_dir: JobDir) -> None:
