@@ -83,11 +83,13 @@ def plan_file(job_dir: JobDir) -> Path:
 
 def _may_shrink(job: Job, stage: Stage, failure: FailureClass, job_dir: JobDir, store: Store) -> bool:
     """Write a smaller plan for the next try. False when there was the last one, or it cannot get smaller."""
-    events = store.events(job.number)
-    times = sum(event.get("failure") == failure and event.get("stage") == stage for event in events)
+    failures = [event.get("failure") for event in store.events(job.number) if event.get("stage") == stage]
     plan = read_plan(job_dir)
-    if plan is None or times > SMALLER_TRIES[failure]:
+    if plan is None or failures.count(failure) > SMALLER_TRIES[failure]:
         return False
+    if plan.get("smaller", 0) >= sum(failures.count(kind) for kind in SMALLER_TRIES):
+        # It was made smaller for this very failure, and only writing that down was cut short.
+        return True
     smaller = smaller_plan(plan, WORDS[failure], may_recompute=_may_recompute(job_dir))
     if smaller is None:
         # The guard may have stopped it for what something else took: once more as it is, when memory is back.
