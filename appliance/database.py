@@ -114,6 +114,12 @@ def back_up(database: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def forget_copies(database: Path) -> None:
+    """Remove the daily copies: somebody had a job deleted that they know of. The next one is taken at once."""
+    for path in (database.parent / "backup").glob(f"{database.stem}-*.sqlite"):
+        path.unlink(missing_ok=True)
+
+
 def newest_backup(database: Path) -> Path | None:
     """The newest daily copy that is sound."""
     for path in sorted((database.parent / "backup").glob(f"{database.stem}-*.sqlite"), reverse=True):

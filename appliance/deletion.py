@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.database import forget_copies
 from appliance.inbox import Inbox
 from appliance.intake import Places
 from appliance.job import Job
@@ -34,6 +35,7 @@ def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: Lab
     remains = Remains(tuple(left), _same_data(job, store), _pushed_to(job, store))
     if not left:
         store.delete_job(job.number)
+        forget_copies(store.path)
     return remains
 
 

@@ -50,8 +50,7 @@ def rebuild(database: Path, places: Places, inbox: Path) -> int:
         shutil.copyfile(backup, new)
         logger.info("starting from the daily copy %s", backup.name)
     store = Store(new)
-    with store.transaction():
-        known = _fill(store, places, inbox)
+    known = _fill(store, places, inbox)
     store.close()
     sync(new)
     _keep_old(database)
@@ -67,10 +66,14 @@ def _fill(store: Store, places: Places, inbox: Path) -> int:
         else:
             store.save(job)
     now = time.time()
-    for job in store.active_jobs():
-        if not (places.jobs / job.id / "job.json").exists():
-            job = replace(job, state=JobState.FAILED, stage=None, outcome=Outcome.FAILED, finished=now)
-            store.save(replace(job, failure=FailureClass.INTERNAL, message="its folder was lost with the database"))
+    gone = [job for job in store.recent_jobs(10**6) if not (places.jobs / job.id / "job.json").exists()]
+    for job in gone:
+        if job.state in ENDED:
+            # Deleted since that copy was taken.
+            store.delete_job(job.number)
+        else:
+            failed = replace(job, state=JobState.FAILED, stage=None, outcome=Outcome.FAILED, finished=now)
+            store.save(replace(failed, failure=FailureClass.INTERNAL, message="its folder was lost with the database"))
     if store.fact("installation") is None:
         store.set_fact("installation", _installation(store, inbox))
     store.note(None, "database_rebuilt", now=now)

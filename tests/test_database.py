@@ -213,6 +213,20 @@ def test_a_job_whose_folder_is_gone_ends_and_blocks_nobody(box: Box):
     assert (job.state, job.outcome) == (JobState.FAILED, Outcome.FAILED)
 
 
+def test_a_job_that_was_deleted_does_not_come_back_with_an_older_copy(box: Box):
+    box.drop()
+    job = box.ended()
+    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    box.stop()
+    shutil.rmtree(box.settings.state / "jobs" / job.id)
+    shutil.rmtree(box.outbox / job.id)
+    assert mend(box) == 0
+    box.start()
+    assert box.job(1) is None
+    box.drop("next.jsonl")
+    assert box.ended(2).id == "0002-next"
+
+
 def test_nobody_rebuilds_beside_a_running_daemon(box: Box):
     from appliance.rebuild import rebuild_database
 
