@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,19 +89,26 @@ def explain_refusal(error: OSError) -> tuple[int, dict[str, str | None] | None]:
 
     None: there is nothing to say about it that the class of an unexplained end does not say.
     """
+    number = _number_of(error)
     # The name without its folders: they may carry what a person called something.
     name = PurePath(os.fsdecode(error.filename)).name if error.filename else ""
-    if error.errno in _DISK:
-        message = _DISK[error.errno] + (f" ({name})" if name else "")
+    if number in _DISK:
+        message = _DISK[number] + (f" ({name})" if name else "")
         return DISK, {"failure": FailureClass.DISK_FULL, "message": message, "hint": None}
-    if error.errno in _FOLDER:
-        message = f"{name or 'a folder of the appliance'} cannot be used: {error.strerror}"
+    if number in _FOLDER:
+        message = f"{name or 'a folder of the appliance'} cannot be used: {os.strerror(number or 0)}"
         hint = "Give the appliance's user access to it, or mount it again; it is tried again by itself."
         return 3, {"waiting": Waiting.DISK, "message": message, "hint": hint}
-    if error.errno in (errno.EMFILE, errno.ENFILE):
+    if number in (errno.EMFILE, errno.ENFILE):
         message = "too many files were open at once on this machine"
         return 1, {"failure": FailureClass.WORKER_CRASHED, "message": message, "hint": None}
     return 1, None
+
+
+def _number_of(error: OSError) -> int | None:
+    """What the system said. Copying a tree collects many refusals, of which only the words are left."""
+    words = re.search(r"\[Errno (\d+)\]", str(error))
+    return int(words[1]) if error.errno is None and words else error.errno
 
 
 def _unexplained(stage: Stage, code: int) -> StageEnd:

@@ -1,6 +1,7 @@
 """Where a job stands on the line, which stage starts next, and what the end of a stage means."""
 
 import errno
+import shutil
 import signal
 from pathlib import Path
 
@@ -125,6 +126,11 @@ def test_what_the_system_refuses_has_a_class_without_a_word_of_the_path(number: 
     assert failure is not None
     assert (said, failure.get("failure") or failure.get("waiting")) == (code, word)
     assert "secret" not in str(failure["message"])
+
+
+def test_a_tree_that_could_not_be_copied_says_why():
+    refused = shutil.Error([("a", "b", str(OSError(errno.ENOSPC, "No space left on device", "b")))])
+    assert explain_refusal(refused)[0] == 5
 
 
 def test_a_disk_too_full_to_say_so_is_told_by_the_exit_code():
