@@ -51,7 +51,7 @@ def intake_scenario(root: Path) -> Callable[[], object]:
     test_crash.make_door(root, DROP).store.close()
 
     def take_in() -> None:
-        door = test_crash._reopened(root)
+        door = test_crash.reopened(root)
         test_crash.take_in_everything(door)
 
     return take_in
