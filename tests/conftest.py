@@ -1,11 +1,16 @@
 """What every test shares: a seed that can be given again, and an environment without the developer's own settings."""
 
+import ctypes
 import os
 import random
+import time
+from pathlib import Path
 
 import pytest
 
 SEED = pytest.StashKey[int]()
+PR_SET_CHILD_SUBREAPER = 36
+ORPHAN_SECONDS = 30.0
 
 
 def pytest_addoption(parser):
@@ -13,6 +18,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Whoever loses its parent becomes a child of ours, and can be seen.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     seed = config.getoption("--seed")
     config.stash[SEED] = random.randrange(2**32) if seed is None else seed
     for name in [name for name in os.environ if name.startswith(("APPLIANCE_", "HF_"))]:
@@ -37,3 +44,27 @@ def trained_job(tmp_path_factory):
     job = ready_to_train(tmp_path_factory.mktemp("trained"), **NOISE)
     assert start_training(job).wait(120) == 0, (job.path / "train" / "stage.log").read_text()[-3000:]
     return job
+
+
+@pytest.fixture(autouse=True)
+def no_stage_outlives_its_test():
+    """Whatever was killed in a test: no stage of it may still run, with or without its parent."""
+    yield
+    end = time.monotonic() + ORPHAN_SECONDS
+    while left := stages_of_ours():
+        assert time.monotonic() < end, f"stages that outlived the test: {left}"
+        time.sleep(0.02)
+
+
+def stages_of_ours() -> dict[int, str]:
+    """The stages, real and made up, whose parent is this process or was somebody that died."""
+    found = {}
+    for pid in {pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        # A process that has ended and was not waited for has no command any more.
+        if "appliance.stages" in command or "fake_stage.py" in command:
+            found[int(pid)] = command
+    return found

@@ -85,14 +85,14 @@ class Storm:
         """Kill a stage or the daemon, fill or empty the disk, let the clock jump."""
         chance = self.rng.random()
         assert self.daemon is not None
-        if chance < 0.05 or self.daemon.poll() is not None:
+        if chance < 0.08 or self.daemon.poll() is not None:
             self.kill()
             self.start()
-        elif chance < 0.25:
-            self._kill_a_stage()
         elif chance < 0.35:
+            self._kill_a_stage()
+        elif chance < 0.45:
             self._fill(film)
-        elif chance < 0.6:
+        elif chance < 0.65:
             film.unlink(missing_ok=True)
         else:
             self.clock.jump(self.rng.choice([-2 * HOUR, HOUR, 2 * HOUR, 3 * HOUR]))
@@ -154,11 +154,11 @@ def storm_over(root: Path, rng: random.Random, jobs: int, disk: str) -> Storm:
             end = time.monotonic() + DEADLINE_SECONDS + SECONDS_A_JOB * jobs
             while storm.ended() < jobs:
                 assert time.monotonic() < end, (storm.ended(), (root / "daemon.log").read_text()[-3000:])
-                for name in waiting[: rng.randrange(4)]:
+                for name in waiting[: rng.randrange(3)]:
                     storm.drop(name)
                     waiting.remove(name)
                 # The storm calms down, so that a slow machine gets to the end as well.
-                if storm.kills < 2 * jobs and waiting:
+                if storm.kills < jobs // 2:
                     storm.meddle(film)
                 else:
                     film.unlink(missing_ok=True)
