@@ -9,9 +9,11 @@ import pytest
 
 from appliance.errors import ApplianceError
 from appliance.exits import EndKind, StageEnd, backoff_seconds, explain_exit, explain_refusal
+from appliance.gate import PushRules
 from appliance.job import FailureClass, Job, JobState, Lane, Outcome, Priority, Stage, Waiting, move, outbox_name
 from appliance.job_dir import JobDir
-from appliance.pipeline import next_stage, startable
+from appliance.pipeline import Pipeline, next_stage, startable
+from appliance.store import Store
 from tests.jobs import make_job
 
 
@@ -96,6 +98,21 @@ def test_success_without_a_result_is_a_failure():
 
 def test_a_stage_killed_after_its_result_was_written_is_done():
     assert explain(-signal.SIGKILL, result=True).kind is EndKind.DONE
+
+
+def test_a_fetch_of_the_model_is_not_done_by_the_result_of_the_rows(tmp_path: Path):
+    """It runs twice for rows from the Hub: killed the second time, the first result says nothing of it."""
+    job_dir = make_job(tmp_path / "state", {"a.jsonl": "{}\n"})
+    job = move(job_dir.read_job(), JobState.RUNNING, stage=Stage.FETCH)
+    store = Store(tmp_path / "appliance.sqlite")
+    store.add_job(job)
+    pipeline = Pipeline(store, tmp_path / "state", 3, "boot", PushRules(None, False, "not_worse"))
+    job_dir.write_result(Stage.FETCH, {"rows": {}})
+    job_dir.write_result(Stage.CHECK, {"base_model": "demo"})
+    store.start_attempt(1, Stage.FETCH, mark="", boot_id="boot", now=1.0)
+    _, end = pipeline.end(job, Stage.FETCH, -signal.SIGKILL, seconds=1.0, now=2.0)
+    assert (end.kind, end.failure) == (EndKind.FAILED, FailureClass.WORKER_CRASHED)
+    store.close()
 
 
 def test_a_failure_says_its_own_class():
