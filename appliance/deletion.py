@@ -32,11 +32,17 @@ def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: Lab
             left.append(str(folder))
     for file in job.files:
         labels.forget(file.sha256)
-    remains = Remains(tuple(left), _same_data(job, store), _pushed_to(job, store))
+    remains = Remains(tuple(left), _same_data(job, store), pushed_to(job, store))
     if not left:
         store.delete_job(job.number)
         forget_copies(store.path)
     return remains
+
+
+def pushed_to(job: Job, store: Store) -> str | None:
+    """The repository that this job was pushed to last."""
+    pushed = [event["repository"] for event in store.events(job.number) if event["event"] == "pushed"]
+    return str(pushed[-1]) if pushed else None
 
 
 def _results(job: Job, outbox: Path) -> list[Path]:
@@ -57,11 +63,6 @@ def _sources(job: Job, store: Store, inbox: Inbox) -> list[str]:
         except OSError:
             left.append(printable(str(inbox.path / path)))
     return left
-
-
-def _pushed_to(job: Job, store: Store) -> str | None:
-    pushed = [event["repository"] for event in store.events(job.number) if event["event"] == "pushed"]
-    return str(pushed[-1]) if pushed else None
 
 
 def _same_data(job: Job, store: Store) -> tuple[str, ...]:

@@ -225,6 +225,7 @@ class LocalHub:
         return (
             ("GET", "/api/whoami-v2", self.whoami),
             ("POST", "/api/repos/create", self.create),
+            ("DELETE", "/api/repos/delete", self.delete),
             ("POST", "/api/validate-yaml", self.validate),
             ("GET", api + "(?:/revision/([^/]+))?", self.guarded(self.info)),
             ("GET", api + "/tree/([^/]+)", self.guarded(self.tree)),
@@ -232,7 +233,9 @@ class LocalHub:
             ("POST", api + "/preupload/([^/]+)", self.writing(self.preupload)),
             ("POST", api + "/commit/([^/]+)", self.writing(self.commit)),
             ("POST", api + "/branch/([^/]+)", self.writing(self.branch)),
+            ("DELETE", api + "/branch/([^/]+)", self.writing(self.drop_branch)),
             ("POST", api + "/tag/([^/]+)", self.writing(self.tag)),
+            ("DELETE", api + "/tag/([^/]+)", self.writing(self.drop_tag)),
             ("GET", api + "/xet-write-token/([^/]+)", self.writing(self.xet_token)),
             ("GET", api + "/xet-read-token/([^/]+)", self.guarded(self.xet_token)),
             ("POST", r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.writing(self.batch)),
@@ -295,6 +298,14 @@ class LocalHub:
         repo = self.repos[name] = Repo(private=wanted.get("visibility") == "private" and not self.creates_public)
         repo.commit("main", {".gitattributes": blob(GITATTRIBUTES)}, "initial commit")
         return reply({"url": f"{self.url}/{name}", "name": name, "id": hashlib.sha1(name.encode()).hexdigest()[:24]})
+
+    def delete(self, asked: Asked) -> Answer:
+        wanted = asked.json()
+        return self.writing(self.delete_found)(asked, "models", f"{wanted['organization']}/{wanted['name']}")
+
+    def delete_found(self, asked: Asked, repo: Repo, name: str) -> Answer:
+        del self.repos[name]
+        return reply({})
 
     def validate(self, asked: Asked) -> Answer:
         """The card check, with the Hub's rules that matter for an adapter."""
@@ -403,6 +414,12 @@ class LocalHub:
             return error(409, "Tag reference exists already", code="")
         repo.tags[tag] = repo.resolve(revision) or ""
         return reply({})
+
+    def drop_branch(self, asked: Asked, repo: Repo, name: str, branch: str) -> Answer:
+        return reply({}) if repo.branches.pop(branch, None) else error(404, "no such branch", code="RevisionNotFound")
+
+    def drop_tag(self, asked: Asked, repo: Repo, name: str, tag: str) -> Answer:
+        return reply({}) if repo.tags.pop(tag, None) else error(404, "no such tag", code="RevisionNotFound")
 
     # Downloads
 

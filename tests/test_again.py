@@ -1,5 +1,6 @@
 """Rows that are used again: `dataset: job:0007`, `retry`, `retry --recipe`; and jobs that are deleted altogether."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from appliance.daemon import Appliance
-from appliance.job import JobState, Outcome, Role, Stage
+from appliance.job import Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
+from appliance.pushing import own_repository
 from tests.box import DEADLINE_SECONDS, Box
+from tests.local_hub import serve
+from tests.published import ORG, WRITE
 
 CANARY = "canary-7f3a9c"
 
@@ -31,12 +35,16 @@ def environment(box: Box) -> dict[str, str]:
     return {**os.environ, **{f"APPLIANCE_{name.upper()}": str(path) for name, path in folders.items()}}
 
 
-def command(box: Box, *words: str) -> subprocess.CompletedProcess[str]:
+def command(box: Box, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `appliance ...` beside the turning box."""
     started = subprocess.Popen(
         [sys.executable, "-m", "appliance", *words],
-        env=environment(box), cwd=box.outbox.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env={**environment(box), **variables},
+        cwd=box.outbox.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     box.turn_until(lambda: started.poll() is not None)
     out, err = started.communicate()
     return subprocess.CompletedProcess(words, started.returncode, out, err)
@@ -260,12 +268,52 @@ def test_a_job_that_has_not_ended_is_not_deleted(box: Box):
     assert box.job(1) is not None
 
 
-def test_nothing_is_deleted_when_the_hub_was_asked_for_and_cannot_be_reached(box: Box):
+def pushed_job(box: Box) -> tuple[Job, str]:
+    """A job of which the books say that it was pushed, and where to."""
+    box.drop("a.jsonl")
+    job = box.ended(1)
+    repository = f"{ORG}/{own_repository(job.name, job.number, job.uuid)}"
+    box.appliance.store.note(1, "pushed", now=time.time(), repository=repository, commit="0" * 40)
+    return job, repository
+
+
+def test_with_hub_a_job_is_also_deleted_there(box: Box, tmp_path: Path):
+    job, repository = pushed_job(box)
+    marker = {"installation": job.installation, "job_uuid": job.uuid}
+    (tmp_path / "token").write_text(WRITE)
+    with serve() as hub:
+        hub.user(WRITE, **{ORG: "write"})
+        hub.add(repository, {"appliance.json": json.dumps(marker).encode()})
+        there = {"HF_ENDPOINT": hub.url, "APPLIANCE_HUB_TOKEN_FILE": str(tmp_path / "token")}
+        done = command(box, "delete", "1", "--hub", **there)
+        assert done.returncode == 0, done.stderr
+        assert hub.repos == {}
+    assert f"taken back from {repository}" in done.stdout
+    assert WRITE not in done.stdout + done.stderr
+    assert (box.job(1), (box.outbox / job.id).exists()) == (None, False)
+
+
+def test_what_was_never_pushed_needs_no_hub_to_be_deleted(box: Box):
     box.drop("a.jsonl")
     box.ended(1)
-    done = command(box, "delete", "1", "--hub")
-    assert (done.returncode, "nothing was deleted here either" in done.stderr) == (3, True)
-    assert (box.outbox / "0001-a").is_dir()
+    assert command(box, "delete", "1", "--hub").returncode == 0
+    assert box.job(1) is None
+
+
+@pytest.mark.parametrize(("token", "code", "way_out"), [(None, 3, "HUB_TOKEN_FILE"), (WRITE, 1, "tried again")])
+def test_nothing_is_deleted_here_while_the_hub_keeps_it(box: Box, tmp_path: Path, token: str | None, code, way_out):
+    job, repository = pushed_job(box)
+    (tmp_path / "token").write_text(WRITE)
+    # Nobody listens there.
+    there = {"HF_ENDPOINT": "http://127.0.0.1:9"} | (
+        {"APPLIANCE_HUB_TOKEN_FILE": str(tmp_path / "token")} if token else {}
+    )
+    done = command(box, "delete", "1", "--hub", **there)
+    assert (done.returncode, repository in done.stderr) == (code, True)
+    assert "nothing was deleted here either" in done.stderr
+    assert way_out in done.stderr
+    assert (box.outbox / job.id).is_dir()
+    assert box.job(1) is not None
 
 
 # KEEP_DATASETS

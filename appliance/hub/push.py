@@ -7,7 +7,7 @@ to; read again; commit; read again, and compare what is there with what was sent
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 from huggingface_hub import HfApi, constants
@@ -27,6 +27,19 @@ Report = Callable[[str], object]
 
 class XetBroken(Exception):
     """Large files did not get through the Xet protocol; the older one may work."""
+
+
+class Owner(Protocol):
+    """Who a repository must belong to."""
+
+    @property
+    def installation(self) -> str: ...
+
+    @property
+    def job_uuid(self) -> str: ...
+
+    @property
+    def shared(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,7 @@ def _see_that_it_is_ours(repository: Repository, errand: Errand, intentions: Int
     _refuse_public(seen, errand)
     if seen.names <= OF_THE_HUB and intentions.has(repository.name):
         return
-    marker = repository.marker(seen.commit) if MARKER in seen.names else None
-    if not _is_ours(marker, errand):
+    if not is_ours(repository.marker(seen.commit) if MARKER in seen.names else None, errand):
         raise PushError(
             PushResult.CONFLICT,
             f"the repository {repository.name} is there already and is not of this appliance",
@@ -96,10 +108,11 @@ def _see_that_it_is_ours(repository: Repository, errand: Errand, intentions: Int
         )
 
 
-def _is_ours(marker: dict[str, Any] | None, errand: Errand) -> bool:
-    if marker is None or marker.get("installation") != errand.installation:
+def is_ours(marker: dict[str, Any] | None, owner: Owner) -> bool:
+    """Whether a repository with this marker belongs to this installation, and unless it is shared to this job."""
+    if marker is None or marker.get("installation") != owner.installation:
         return False
-    return errand.shared or marker.get("job_uuid") == errand.job_uuid
+    return owner.shared or marker.get("job_uuid") == owner.job_uuid
 
 
 def _look(repository: Repository, errand: Errand) -> Seen:

@@ -145,6 +145,18 @@ class Repository:
     def start_branch(self, branch: str) -> None:
         self.api.create_branch(self.name, branch=branch, exist_ok=True)
 
+    def delete(self) -> None:
+        """Delete it, with everything that was ever in it."""
+        self.api.delete_repo(self.name, missing_ok=True)
+
+    def forget(self, reference: str) -> None:
+        """Remove the tag and the branch of that name, where they are."""
+        refs = self.api.list_repo_refs(self.name)
+        if any(tag.name == reference for tag in refs.tags):
+            self.api.delete_tag(self.name, tag=reference)
+        if any(branch.name == reference for branch in refs.branches):
+            self.api.delete_branch(self.name, branch=reference)
+
     def tags(self) -> dict[str, str]:
         return {tag.name: tag.target_commit for tag in self.api.list_repo_refs(self.name).tags}
 
