@@ -7,6 +7,7 @@ the block go the slow way, row by row, which also knows what to say. Pure.
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from appliance.dataset.census import SHORT_ANSWER, Census, Tally
@@ -22,6 +23,8 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     messages: Annotated[list[_Message], Meta(min_length=1)]
 
 
+_PAIR: Final = np.dtype("<u2")
+_QUOTED_COLON: Final = int.from_bytes(b'":', "little")
 _is_blank: Final = str.isspace
 _decode_lines: Final = msgspec.json.Decoder(_Row).decode_lines
 
@@ -53,7 +56,7 @@ def count_plain_rows(block: bytes) -> Census | None:
             census.note_short_answer(line, roles)
         remember(hash((roles, *texts)))
     # A blank line would be no row; it is not decoded at all.
-    if block.count(b"\n") != len(rows) or not _has_keys(block, len(rows) + 2 * messages):
+    if _count_lines(block) != len(rows) or not _has_keys(block, len(rows) + 2 * messages):
         return None
     for order, count in seen.items():
         census.orders[order].rows = count
@@ -66,5 +69,18 @@ def _has_keys(block: bytes, count: int) -> bool:
 
     A quote before a colon ends a key, unless it is escaped. A space before a colon makes for one key too few.
     """
-    colons = block.count(b'":')
+    colons = _count_quoted_colons(block)
     return colons == count or (b'\\\\"' not in block and colons - block.count(b'\\":') == count)
+
+
+# NumPy compares a register of bytes at a time: `bytes.count` took a third of the whole check.
+def _count_lines(block: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+
+
+def _count_quoted_colons(block: bytes) -> int:
+    """How often a block has `":`: the pairs of bytes that begin at an even place, and those at an odd one."""
+    pairs = (
+        np.frombuffer(block, _PAIR, (len(block) - first) // 2, first) for first in (0, 1) if len(block) > first + 1
+    )
+    return sum(int(np.count_nonzero(found == _QUOTED_COLON)) for found in pairs)
