@@ -120,6 +120,8 @@ def below(free: int) -> bool:
     return read_memory().available_bytes < free
 
 
+# Long and for a quiet machine: it takes gigabytes away from whatever else runs here, and looks at the clock.
+@pytest.mark.soak
 def test_real_memory_that_runs_out_stops_the_training_in_time_and_the_daemon_lives(tmp_path: Path):
     """Floors relative to what is free now; a process eats its way below them. The training saves a real checkpoint."""
     start = read_memory().available_bytes
