@@ -1,5 +1,6 @@
 """The base models on this machine: what each takes on the disk, and when a job last used it."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -59,10 +60,11 @@ def shelf(settings: Settings) -> list[Shelved]:
 
 
 def mark_used(name: str, settings: Settings) -> None:
-    """A job uses this model now."""
+    """A job uses this model now. Only the order in `models list` hangs on it: what cannot be noted fails no job."""
     mark = _mark(name, settings)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
 def import_model(source: Path, name: str | None, settings: Settings, progress: Callable[[int, int], object]) -> Shelved:
