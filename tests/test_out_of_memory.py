@@ -60,6 +60,7 @@ def test_a_training_that_ran_out_of_memory_ends_like_one_that_did_not(tmp_path: 
     store = Store(tmp_path / "appliance.sqlite")
     store.add_job(job.read_job())
     end = StageEnd(EndKind.FAILED, said["message"], failure=FailureClass.OUT_OF_MEMORY)
+    store.note(1, "stage_ended", now=0.0, stage=Stage.TRAIN, kind=end.kind, failure=end.failure)
     assert again(job.read_job(), Stage.TRAIN, end, job, store, max_attempts=3) is not None
     store.close()
     assert split(job) == (micro_batch // 2, accumulation * 2)
