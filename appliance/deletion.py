@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.database import forget_copies
+from appliance.hub.intentions import Intentions
 from appliance.inbox import Inbox
 from appliance.intake import Places
 from appliance.job import Job
 from appliance.label_cache import LabelCache
 from appliance.names import printable
+from appliance.pushing import own_repository
 from appliance.store import Store
 
 
@@ -32,6 +34,7 @@ def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: Lab
             left.append(str(folder))
     for file in job.files:
         labels.forget(file.sha256)
+    Intentions.in_state(places.state).forget(own_repository(job.name, job.number, job.uuid))
     remains = Remains(tuple(left), _same_data(job, store), pushed_to(job, store))
     if not left:
         store.delete_job(job.number)

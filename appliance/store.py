@@ -211,10 +211,7 @@ class Store:
             "SELECT path, device, inode, mtime_ns, size, kept FROM drop_keys WHERE number = ? AND removed = 0",
             (number,),
         )
-        return [
-            DropKey(bytes(path), int(dev), int(ino), mtime, size, bool(kept))
-            for path, dev, ino, mtime, size, kept in rows
-        ]
+        return [_key(*row) for row in rows]
 
     def unremoved(self) -> dict[bytes, list[DropKey]]:
         """The sources that were taken in and, as far as is known, still lie in the inbox, by their path."""

@@ -10,9 +10,9 @@ from huggingface_hub import HfApi, constants
 
 from appliance import outbox
 from appliance.hub.connection import connect
+from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import pack
 from appliance.hub.push import Errand, Pushed, push
-from appliance.hub.repository import Intentions
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import recipe_as_yaml
 from appliance.texts.model_card import model_card

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.daemon import Appliance
+from appliance.hub.intentions import Intentions
 from appliance.job import Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
@@ -281,6 +282,7 @@ def test_with_hub_a_job_is_also_deleted_there(box: Box, tmp_path: Path):
     job, repository = pushed_job(box)
     marker = {"installation": job.installation, "job_uuid": job.uuid}
     (tmp_path / "token").write_text(WRITE)
+    Intentions.in_state(box.settings.state).note(repository)
     with serve() as hub:
         hub.user(WRITE, **{ORG: "write"})
         hub.add(repository, {"appliance.json": json.dumps(marker).encode()})
@@ -291,6 +293,7 @@ def test_with_hub_a_job_is_also_deleted_there(box: Box, tmp_path: Path):
     assert f"taken back from {repository}" in done.stdout
     assert WRITE not in done.stdout + done.stderr
     assert (box.job(1), (box.outbox / job.id).exists()) == (None, False)
+    assert list((box.settings.state / "hub").iterdir()) == []
 
 
 def test_what_was_never_pushed_needs_no_hub_to_be_deleted(box: Box):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance import files
-from appliance.hub import connection, parcel, push, repository
+from appliance.hub import connection, intentions, parcel, push, repository
 from appliance.hub.push import Errand
 from tests.crash import count_lines, crash_at
 from tests.local_hub import Asked, LocalHub, serve
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-TRACED = (files, connection, parcel, push, repository)
+TRACED = (files, connection, intentions, parcel, push, repository)
 SAMPLE = 8
 STYLES: dict[str, Callable[[Published], Errand]] = {
     "a repository a job": lambda published: published.errand,

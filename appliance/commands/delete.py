@@ -6,6 +6,7 @@ from appliance.commands.state import find_job, open_state
 from appliance.daemon import open_places
 from appliance.deletion import Remains, delete_job, pushed_to
 from appliance.errors import ApplianceError
+from appliance.hub.intentions import Intentions
 from appliance.inbox import Inbox
 from appliance.job import ENDED, Job
 from appliance.label_cache import LabelCache
@@ -63,12 +64,11 @@ def _delete_on_hub(job: Job, store: Store, settings: Settings) -> tuple[str, ...
     from appliance.hub.connection import connect
     from appliance.hub.faults import explain
     from appliance.hub.removal import Taken, remove
-    from appliance.hub.repository import Intentions
 
     own = repository.endswith(f"/{own_repository(job.name, job.number, job.uuid)}")
     taken = Taken(repository, job.installation, job.uuid, job_reference(job.number), shared=not own)
     try:
-        return remove(connect(settings.hub_token), taken, Intentions(settings.state.resolve() / "hub"))
+        return remove(connect(settings.hub_token), taken, Intentions.in_state(settings.state))
     except Exception as error:
         # Whatever the library raises has a class and a way out.
         why = explain(error)

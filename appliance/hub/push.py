@@ -14,8 +14,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from appliance.hub.connection import HubRefusal, NotTheHub
+from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import ParcelFile
-from appliance.hub.repository import MAIN, MARKER, OF_THE_HUB, Intentions, Repository, Seen, additions_of
+from appliance.hub.repository import MAIN, MARKER, OF_THE_HUB, Repository, Seen, additions_of
 from appliance.pushing import PushError, PushResult
 
 # How often we start over when somebody else commits at the same time.

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi
 
+from appliance.hub.intentions import Intentions
 from appliance.hub.push import is_ours
-from appliance.hub.repository import MARKER, OF_THE_HUB, Intentions, Repository
+from appliance.hub.repository import MARKER, OF_THE_HUB, Repository
 from appliance.pushing import PushError, PushResult
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, hf_hub_url
@@ -11,7 +10,6 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-from appliance.files import write_json
 from appliance.hub.parcel import ParcelFile
 from appliance.pushing import PushError, PushResult
 
@@ -29,23 +27,6 @@ class Seen:
     private: bool
     commit: str
     names: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Intentions:
-    """Which repositories this installation meant to create, written down before it asked for them."""
-
-    folder: Path
-
-    def note(self, repository: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._path(repository), {"repository": repository})
-
-    def has(self, repository: str) -> bool:
-        return self._path(repository).is_file()
-
-    def _path(self, repository: str) -> Path:
-        return self.folder / f"{repository.replace('/', '--')}.json"
 
 
 class Repository:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
+from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import ParcelFile, pack
 from appliance.hub.push import Errand
 from appliance.hub.repository import MAIN
@@ -122,7 +123,7 @@ class Upload:
         self.cache = cache_folder(settings)
         files = [{**asdict(file), "path": str(file.path)} for file in parcel]
         order = {"errand": asdict(errand), "parcel": files, "token": token, "patience": dict(patience or {})}
-        order["intentions"] = str(settings.state.resolve() / "hub")
+        order["intentions"] = str(Intentions.in_state(settings.state).folder)
         self.order = json.dumps(order).encode()
 
     def run(self) -> dict[str, Any]:

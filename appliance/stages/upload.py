@@ -16,9 +16,9 @@ from typing import Any
 
 from appliance.hub.connection import connect
 from appliance.hub.faults import explain
+from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import ParcelFile
 from appliance.hub.push import Errand, XetBroken, push
-from appliance.hub.repository import Intentions
 from appliance.logs import redact_output, redactor
 from appliance.processes import PARENT, die_with_parent
 

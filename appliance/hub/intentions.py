@@ -1,0 +1,34 @@
+"""Which repositories this installation meant to create, written down before it asked for them. Loads no Hub library."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from appliance.files import write_json
+
+
+@dataclass(frozen=True)
+class Intentions:
+    """A folder with a file for each repository, by its name `org/name`."""
+
+    folder: Path
+
+    @classmethod
+    def in_state(cls, state: Path) -> Self:
+        """Those of the installation with this state folder."""
+        return cls(state.resolve() / "hub")
+
+    def note(self, repository: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._path(repository), {"repository": repository})
+
+    def has(self, repository: str) -> bool:
+        return self._path(repository).is_file()
+
+    def forget(self, name: str) -> None:
+        """Remove what is noted of the repository `name`, in whichever organisation."""
+        for path in self.folder.glob(f"*--{name}.json"):
+            path.unlink()
+
+    def _path(self, repository: str) -> Path:
+        return self.folder / f"{repository.replace('/', '--')}.json"
