@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +19,10 @@ from appliance.hub.connection import NotTheHub
 from appliance.hub.faults import explain
 from appliance.hub.push import XetBroken
 from appliance.pushing import PushError
-from tests.local_hub import Asked, LocalHub, serve
-from tests.published import ORG, WRITE, Published, Pusher, holds_exactly, publish
+from tests.local_hub import Asked, LocalHub
+from tests.published import WRITE, Published, Pusher, holds_exactly
 
+pytest_plugins = "tests.hub_fixtures"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 # In these tests nobody waits longer than this for an answer; the whole attempt must end within LIMIT_SECONDS.
@@ -133,23 +133,6 @@ ROWS = (
     Row("xet token 401", "xet", "GET", XET, status(401), xet=True),
     Row("xet store away", "xet", "GET", XET, status(200), xet=True),
 )
-
-
-@pytest.fixture
-def hub():
-    with serve() as hub:
-        hub.user(WRITE, **{ORG: "write"})
-        yield hub
-
-
-@pytest.fixture
-def pusher(hub: LocalHub, tmp_path: Path) -> Pusher:
-    return Pusher(hub, tmp_path)
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Published:
-    return publish(tmp_path / "outbox")
 
 
 def outcome(push: Callable[[], object]) -> tuple[str, PushError | None]:

@@ -10,12 +10,11 @@ import pytest
 from appliance.hub.push import Errand
 from appliance.outbox import may_leave
 from appliance.pushing import PushError, PushResult, own_repository
-from tests.local_hub import LocalHub, serve
+from tests.local_hub import LocalHub
 from tests.published import (
     CANARY,
     INSTALLATION,
     ORG,
-    WRITE,
     Published,
     Pusher,
     holds_exactly,
@@ -24,26 +23,10 @@ from tests.published import (
 )
 
 # The library's own way of sending a file, as httpx sees it.
+pytest_plugins = "tests.hub_fixtures"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 OTHER_INSTALLATION = "11111111-2222-4333-8444-555555555555"
-
-
-@pytest.fixture
-def hub(tmp_path: Path):
-    with serve() as hub:
-        hub.user(WRITE, **{ORG: "write"})
-        yield hub
-
-
-@pytest.fixture
-def pusher(hub: LocalHub, tmp_path: Path) -> Pusher:
-    return Pusher(hub, tmp_path)
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Published:
-    return publish(tmp_path / "outbox")
 
 
 def refused(pusher: Pusher, published: Published, errand: Errand | None = None, **how) -> PushError:
