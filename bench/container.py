@@ -6,14 +6,13 @@ Needs what `make test-container` needs. The result goes to bench/results/contain
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from datetime import datetime
 from typing import Final
 
+from bench.conditions import conditions
 from tests.container import images
 from tests.container.engine import BASE_IMAGE, ROOT, Engine, NoEngine, find_engine
 from tests.container.stack import Stack
@@ -50,10 +49,8 @@ def measure(engine: Engine) -> dict[str, object]:
     shell = [seconds(engine) for _ in range(STARTS)]
     sizes = {name: size(engine, name) for name in (images.APPLIANCE, images.SHARE, BASE_IMAGE)}
     return {
-        "command": "python -m bench.container",
-        "machine": f"{platform.machine()}, {platform.release()}",
         "engine": engine.docker("version", "--format", "{{.Server.Version}}").strip(),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
+        **conditions(),
         "image_bytes": sizes,
         "appliance_image_to_base": round(sizes[images.APPLIANCE] / sizes[BASE_IMAGE], 1),
         "serving_after_container_start_seconds": {"median": statistics.median(ready), "all": ready},

@@ -9,15 +9,13 @@ the start of the train stage to its end. Ends with 1 when the second estimate is
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from conditions import conditions
 from demo_job import prepared_job, run_stage
 from rich.console import Console
 from rich.table import Table
@@ -106,11 +104,7 @@ def write(path: Path, trials: list[Trial]) -> None:
     result = {
         "holds": abs(trials[-1].off) <= AIM,
         "trials": [{**asdict(trial), "off": round(trial.off, 3)} for trial in trials],
-        "load_average": os.getloadavg(),
-        "command": sys.argv,
-        "versions": {package: version(package) for package in ("torch", "transformers", "unsloth", "bitsandbytes")},
-        "platform": platform.platform(),
-        "python": platform.python_version(),
+        **conditions("torch", "transformers", "unsloth", "bitsandbytes"),
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
 

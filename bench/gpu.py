@@ -16,18 +16,17 @@ Without a GPU the script runs with `--shapes tiny`, to show that it works; its b
 
 import argparse
 import json
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from conditions import conditions
 from demo_job import run, run_stage
 from matrix_rate import HAS_GPU
 from rich.console import Console
@@ -287,14 +286,14 @@ def show(cells: list[Cell], speeds: list[Speed], rate: Mapping[str, Any]) -> Non
 
 
 def write(path: Path, cells: list[Cell], speeds: list[Speed], rate: Mapping[str, Any]) -> None:
+    measured = conditions(*PACKAGES)
     result = {
         "holds": not misses(cells, speeds) if HAS_GPU else None,
         "missed": misses(cells, speeds),
         "memory": [{**asdict(cell), "ratio": cell.ratio} for cell in cells],
         "speed": [asdict(speed) for speed in speeds],
-        "machine": {**rate, "platform": platform.platform(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in PACKAGES},
-        "command": sys.argv,
+        **measured,
+        "machine": {**rate, **measured["machine"]},
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
 

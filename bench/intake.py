@@ -11,7 +11,6 @@ missed.
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -19,11 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from conditions import conditions
 
 from appliance.inbox import Inbox
 from appliance.settling import DropState, Rules
@@ -208,11 +207,9 @@ def main() -> int:
     result |= {
         "survey": {"files": MANY_FILES, "seconds": min(survey_many(MANY_FILES) for _ in range(3))},
         "pair_seconds_after_quiet_time": statistics.median(take_a_pair() for _ in range(3)),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
-                    "load_before": load, "load_after": os.getloadavg()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("msgspec", "datasets")}},
-        "command": " ".join(["python", *sys.argv]),
-    }  # fmt: skip
+        "load_before": load,
+        **conditions("msgspec", "datasets"),
+    }
     print(json.dumps(result, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

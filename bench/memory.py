@@ -10,13 +10,12 @@ misses its bound: 25 % or 40 MB for the demo model, 15 % for the large one.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from conditions import conditions
 from demo_job import run_stage
 from rich.console import Console
 from rich.progress import track
@@ -154,11 +153,8 @@ def write(path: Path, cells: list[Cell]) -> None:
     result = {
         "holds": all(cell.holds for cell in cells),
         "cells": [{**asdict(cell), "ratio": round(cell.ratio, 3), "holds": cell.holds} for cell in cells],
-        "machine": this_machine(Settings()).kind,
-        "command": sys.argv,
-        "versions": {package: version(package) for package in ("torch", "transformers", "unsloth", "bitsandbytes")},
-        "platform": platform.platform(),
-        "python": platform.python_version(),
+        "kind": this_machine(Settings()).kind,
+        **conditions("torch", "transformers", "unsloth", "bitsandbytes"),
     }
     path.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -9,8 +9,6 @@ step to the end of the last) and the time from the start of the process to the e
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -20,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from conditions import conditions
 from demo_job import numbers, prepared_job, run, run_stage
 from rich.console import Console
 from rich.progress import track
@@ -30,6 +29,7 @@ from appliance.job_dir import JobDir
 from appliance.progress import last_of_each_step, parse_lines
 
 BARE = Path(__file__).with_name("bare_unsloth.py")
+PACKAGES = ("unsloth", "torch", "transformers", "trl", "peft", "bitsandbytes")
 SLOWEST_RATE = 0.97
 LATEST_START = 1.1
 
@@ -82,7 +82,7 @@ def main() -> None:
         # The first pair warms the page cache and is thrown away.
         runs = track(range(arguments.pairs + 1), "measuring", console=console)
         pairs = [measure_pair(job, Path(folder), number) for number in runs][1:]
-    figures = summarise(pairs) | {"steps": arguments.steps, "machine": machine()}
+    figures = summarise(pairs) | {"steps": arguments.steps, **conditions(*PACKAGES)}
     console.print(table(figures))
     text = json.dumps(figures, indent=2)
     print(text)
@@ -148,10 +148,6 @@ def summarise(pairs: list[Pair]) -> dict[str, Any]:
 def both(pairs: list[Pair], field: str) -> dict[str, list[float]]:
     sides = ("appliance", "bare")
     return {side: [round(getattr(getattr(pair, side), field), 3) for pair in pairs] for side in sides}
-
-
-def machine() -> dict[str, Any]:
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
 
 def table(figures: dict[str, Any]) -> Table:

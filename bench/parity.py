@@ -11,19 +11,17 @@ percent. Ends with 1 when a bound is missed.
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from conditions import conditions
 from datasets import Dataset
 from demo_job import DATASET, numbers, prepared_job, run, run_stage
 from rich.console import Console
@@ -197,12 +195,11 @@ def table(claims: Sequence[Claim]) -> Table:
 def figures(claims: Sequence[Claim], trainings: dict[str, Training]) -> dict[str, Any]:
     """The claims, what they rest on, and where it was measured."""
     return {
-        "command": " ".join(["python", *sys.argv]),
         "holds": all(claim.holds for claim in claims),
         "claims": [asdict(claim) for claim in claims],
         "trainings": {name: asdict(training) for name, training in trainings.items()},
         "hardware": hardware(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        **conditions(*PACKAGES),
     }
 
 
@@ -214,8 +211,6 @@ def lists_on_one_line(text: str) -> str:
 def hardware() -> dict[str, Any]:
     cpu = torch.cpu.get_capabilities()
     return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
         "cpu": cpu.get("cpu_name"),
         "avx512_bf16": cpu.get("avx512_bf16", False),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -13,7 +13,6 @@ when a bound is missed.
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -22,12 +21,12 @@ import sys
 import tempfile
 import time
 from hashlib import sha256
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from conditions import conditions
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -75,7 +74,7 @@ def compare(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
         for side in SIDES if number % 2 == 0 else reversed(SIDES):
             runs[side].append(run_side(side, folder / "all"))
     few = run_side("appliance", folder / "quarter")
-    return summarise(runs, few) | {"repeat": repeat(folder, rows), "rows": rows, **machine()}
+    return summarise(runs, few) | {"repeat": repeat(folder, rows), "rows": rows, **conditions(*PACKAGES)}
 
 
 def write_rows(folder: Path, count: int) -> None:
@@ -252,17 +251,6 @@ def stage_seconds(folder: Path, number: int, dataset: bytes, rate: str) -> float
     began = time.monotonic()
     run([sys.executable, "-m", "appliance.stages", Stage.PREPARE, str(path)], folder)
     return round(time.monotonic() - began, 2)
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
-        "command": "python " + " ".join(["bench/prepare.py", *sys.argv[1:]]),
-    }
 
 
 def table(figures: dict[str, Any]) -> Table:

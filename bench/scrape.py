@@ -7,7 +7,6 @@ real socket. The baseline, in the same run and in turns with it, is the same ser
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from appliance.web.access import Access, allowed_hosts
 from appliance.web.app import make_app
 from appliance.web.server import WebServer
 from appliance.web.site import Site
+from bench.conditions import conditions
 
 BOUND_SECONDS = 0.05
 
@@ -86,7 +86,7 @@ def compare(full: WebServer, empty: WebServer, *, rounds: int) -> dict[str, obje
         "ratio_to_empty_database": round(medians["full"] / medians["empty"], 2),
         "holds": medians["full"] < BOUND_SECONDS,
         "rounds": rounds,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        **conditions("prometheus-client"),
     }
 
 

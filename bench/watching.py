@@ -11,8 +11,6 @@ read, and some that vanish.
 import argparse
 import http.client
 import json
-import os
-import platform
 import random
 import socket
 import statistics
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.conditions import conditions
 from tests.real_daemon import RealDaemon
 
 WATCHERS = 20
@@ -97,13 +96,11 @@ def measure(daemon: RealDaemon, *, pairs: int) -> dict[str, object]:
     daemon.wait_for(lambda: log.exists() and log.read_text().count('"step"') > 20)
     process = psutil.Process(daemon.process.pid)
     figures = {
-        "command": "python -m bench.watching",
         "minute": minute(process, daemon.address),
         "step_times": step_times(log, daemon.address, pairs=pairs),
         "flood": flood(process, daemon.address),
         "lazy_and_vanished": lazy(process, daemon.address),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load_average": os.getloadavg(),
+        **conditions("unsloth", "torch"),
     }
     figures["holds"] = (
         figures["minute"]["share_of_one_core"] <= MOST_SHARE
