@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.browser import CHROMIUM
+from tests.browser import chromium
 from tests.real_daemon import RealDaemon
 from tests.served import API_TOKEN
 
@@ -25,10 +25,8 @@ def main(folder: Path) -> None:
         daemon = RealDaemon(Path(root))
         try:
             number = half_way(daemon)
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            with chromium() as browser:
                 take_all(browser, daemon, number, folder)
-                browser.close()
         finally:
             daemon.stop()
 

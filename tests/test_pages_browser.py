@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from appliance import outbox
 from appliance.crew import Running
@@ -18,12 +18,12 @@ from appliance.errors import Problem
 from appliance.job import Job, JobState, Outcome, Stage, Verdict, Waiting
 from appliance.machine_watch import DiskSpace, MachineReading
 from appliance.progress import Progress
-from tests.browser import CHROMIUM
+from tests.browser import CHROMIUM, chromium
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Served
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium")
 
-OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP evil.test 127.0.0.1"]
+EVIL_IS_HERE = "--host-resolver-rules=MAP evil.test 127.0.0.1"
 PAGES = ("/", "/jobs/7", "/jobs/9", "/inbox", "/system", "/docs", "/login")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 HOSTILE = (
@@ -36,10 +36,8 @@ MILLISECONDS = 60_000
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with chromium(EVIL_IS_HERE) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -52,9 +52,9 @@ FOOTER_FROM_LEFT_TO_RIGHT = """
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
+def page():
+    with chromium() as browser:
+        yield Page(browser)
 
 
 @pytest.fixture(scope="module")

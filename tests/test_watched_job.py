@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from monitoring import generate
-from tests.browser import CHROMIUM
+from tests.browser import CHROMIUM, chromium
 from tests.prometheus import PROMETHEUS, Prometheus, prometheus
 from tests.real_daemon import RealDaemon
 from tests.served import API_TOKEN
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
     pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here; on Debian: apt-get install prometheus"),
 ]
-OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 STEPS = 60
 MILLISECONDS = 240_000
 
@@ -38,10 +37,8 @@ def scraper(daemon: RealDaemon, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
