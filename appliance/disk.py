@@ -38,12 +38,27 @@ def space_of(folder: Path) -> Space:
     return Space(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize, files)
 
 
-def reserve_bytes(settings: Settings, folder: Path) -> int:
-    """What must stay free where `folder` lies: as set; the default takes no more than a share of a small disk."""
+def existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there: on its disk the folder will be made."""
+    folder = folder.resolve()
+    while not _is_there(folder):
+        folder = folder.parent
+    return folder
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except PermissionError:
+        return False
+
+
+def reserve_bytes(settings: Settings, space: Space) -> int:
+    """What must stay free on a file system: as set; the default takes no more than a share of a small disk."""
     said = settings.disk_reserve_gb * GB
     if "disk_reserve_gb" in settings.model_fields_set:
         return int(said)
-    return int(min(said, RESERVE_SHARE * space_of(folder).size_bytes))
+    return int(min(said, RESERVE_SHARE * space.size_bytes))
 
 
 def is_disk_trouble(error: BaseException) -> bool:

@@ -4,14 +4,15 @@ A network share, a broken driver or a folder of a million files may hang whoever
 has not been read for a while is not reported at all.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from appliance.disk import Space, existing, space_of
 from appliance.gpu import GpuReader, GpuReading, NvmlDriver
 from appliance.models import cache_folder, size_of
 from appliance.settings import Settings
@@ -73,18 +74,10 @@ class Watched(Generic[T]):
 
 
 @dataclass(frozen=True)
-class DiskSpace:
-    """The file system that a folder lies on."""
-
-    free_bytes: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
 class MachineReading:
     """What was last read; a volume, a GPU or a size that did not answer lately is missing."""
 
-    disks: Mapping[str, DiskSpace]
+    disks: Mapping[str, Space]
     gpus: tuple[GpuReading, ...] = ()
     model_cache_bytes: int | None = None
     gpu_last_turn: float = 0.0
@@ -102,7 +95,7 @@ class MachineWatch:
         cache = cache_folder(settings)
         volumes = {"inbox": settings.inbox, "outbox": settings.outbox, "state": settings.state, "cache": cache}
         self._disks = {
-            name: Watched(_space_of(folder), name=f"disk-{name}", every_seconds=every_seconds)
+            name: Watched(partial(_space_above, folder), name=f"disk-{name}", every_seconds=every_seconds)
             for name, folder in volumes.items()
         }
         self._gpu = Watched(gpu.read, name="gpu", every_seconds=every_seconds)
@@ -135,11 +128,6 @@ def watch_machine(settings: Settings, *, count_error: Callable[[str], None]) -> 
     return MachineWatch(settings, GpuReader(NvmlDriver(), on_error=count_error))
 
 
-def _space_of(folder: Path) -> Callable[[], DiskSpace]:
-    def read() -> DiskSpace:
-        # The cache is made by the first download; until then its disk is that of the folder above it.
-        there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-        space = os.statvfs(there)
-        return DiskSpace(space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
-
-    return read
+def _space_above(folder: Path) -> Space:
+    # The cache is made by the first download; until then its disk is that of the folder above it.
+    return space_of(existing(folder))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from appliance.disk import reserve_bytes
 from appliance.files import open_below
 from appliance.job import Job, Outcome
 from appliance.machine_watch import MachineReading
@@ -33,7 +34,6 @@ CURSOR: Final = "notified of jobs"
 BLOCKED: Final = "notified of blocked pushes"
 TRIPS: Final = "notified of guard trips"
 DISKS: Final = "notified of low disks"
-GB: Final = 10**9
 
 
 class Notifier:
@@ -135,8 +135,9 @@ class Notifier:
 
     def _disks(self) -> Iterator[Message]:
         told = json.loads(self._store.fact(DISKS) or "[]")
-        reserve, low = self._settings.disk_reserve_gb * GB, list(told)
+        low = list(told)
         for volume, space in self._machine().disks.items():
+            reserve = reserve_bytes(self._settings, space)
             if volume not in told and space.free_bytes < reserve:
                 low.append(volume)
                 yield of_low_disk(volume, space.free_bytes)

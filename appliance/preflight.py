@@ -26,7 +26,8 @@ def lacks_room(job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: S
     """Why a stage would run out of disk, with the numbers; None when there is room. Publishing looks for itself."""
     if stage is Stage.PUBLISH:
         return None
-    needs, reserve, space = needed_bytes(job, stage, job_dir), reserve_bytes(settings, state), space_of(state)
+    needs, space = needed_bytes(job, stage, job_dir), space_of(state)
+    reserve = reserve_bytes(settings, space)
     return None if _fits(needs, reserve, space) else (Waiting.DISK, _words(needs, reserve, space))
 
 

@@ -61,8 +61,9 @@ class Upkeep:
 
     def lacks_room_for(self, size: int) -> str | None:
         """Why a drop of `size` bytes is not taken in now; None when there is room for it."""
-        free, reserve = space_of(self._state).free_bytes, reserve_bytes(self._settings, self._state)
-        if self._ballast.is_there and free >= size + reserve + NOTHING_FREE_BYTES:
+        space = space_of(self._state)
+        free, keep_free = space.free_bytes, reserve_bytes(self._settings, space) + NOTHING_FREE_BYTES
+        if self._ballast.is_there and free >= size + keep_free:
             return None
         return f"the disk of the state folder has {free / 1e9:.1f} GB free: too little to take in {size / 1e9:.1f} GB"
 

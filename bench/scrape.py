@@ -13,9 +13,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+from appliance.disk import Space
 from appliance.inbox import Availability
 from appliance.job import Job, JobState, Push, Verdict, move
-from appliance.machine_watch import DiskSpace, MachineReading
+from appliance.machine_watch import MachineReading
 from appliance.metrics import make_registry
 from appliance.settings import Settings
 from appliance.store import Store
@@ -54,7 +55,7 @@ def serve(path: Path, *, jobs: int) -> WebServer:
             add(store, number, now - 3600 - jobs + number)
         store.add_job(Job(jobs + 1, f"{jobs + 1:04d}-running", "running", "running", JobState.QUEUED, now))
     view = View(now, 0.0, True, Availability.AVAILABLE, (), (), {}, now, False)
-    machine = MachineReading({name: DiskSpace(1, 2) for name in ("inbox", "outbox", "state", "cache")})
+    machine = MachineReading({name: Space(1, 2, 3) for name in ("inbox", "outbox", "state", "cache")})
     registry = make_registry(store, lambda: view, time.time, settings=Settings(), machine=lambda: machine)
     access = Access(allowed_hosts("127.0.0.1", ()))
     site = Site(store, lambda: view, Settings(), path.parent, access, clock=lambda: now)

@@ -16,10 +16,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.crew import Running
+from appliance.disk import Space
 from appliance.gpu import QUESTIONS, GpuReader, NoAnswer, Unsupported
 from appliance.inbox import Availability
 from appliance.job import DroppedFile, Job, JobState, Push, Role, Stage, move
-from appliance.machine_watch import DiskSpace, MachineReading, MachineWatch, Watched
+from appliance.machine_watch import MachineReading, MachineWatch, Watched
 from appliance.memory import read_memory, read_pressure
 from appliance.metric_table import FAMILIES, GPU_QUERIES, PREFIX, PUSH_RESULTS, Family, Kind, table_markdown
 from appliance.metrics import make_registry
@@ -130,7 +131,7 @@ def full(root: Path) -> Meter:
     meter.store.add_job(job)
     meter.view = replace(meter.view, trained={7: TRAINED})
     gpus = GpuReader(FakeDriver(), on_error=lambda query: None).read()
-    disks = {volume: DiskSpace(50, 100) for volume in ("inbox", "outbox", "state", "cache")}
+    disks = {volume: Space(50, 100, 10) for volume in ("inbox", "outbox", "state", "cache")}
     meter.machine = MachineReading(disks, gpus, 1000, NOW)
     return meter
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.disk import GB, Space
 from appliance.heartbeat import Heartbeat, HeartbeatError
 from appliance.job import FailureClass, Job, JobState, Outcome, Push, Stage, Verdict
 from appliance.job_dir import JobDir
-from appliance.machine_watch import DiskSpace, MachineReading
+from appliance.machine_watch import MachineReading
 from appliance.metric_table import Notice
 from appliance.notifier import Notifier
 from appliance.receivers import QUEUED, Receiver
@@ -84,7 +85,9 @@ def make_everything_happen(desk: Desk) -> None:
     problems = [{"code": "bad_json", "found": SECRET}, {"code": "bad_json"}, {"code": "unknown_key"}]
     (desk.outbox / f"{rejected.id}.rejected" / "problems.json").write_text(json.dumps(problems))
     desk.store.count("memory_guard_trips_total", {"floor": "first"})
-    desk.machine = MachineReading({"outbox": DiskSpace(3_000_000_000, 10**12), "state": DiskSpace(10**12, 10**12)})
+    desk.machine = MachineReading(
+        {"outbox": Space(3 * GB, 1000 * GB, 10**6), "state": Space(1000 * GB, 1000 * GB, 10**6)}
+    )
     desk.end(4, Outcome.CANCELLED)
 
 
@@ -135,9 +138,18 @@ def test_a_disk_is_low_once_until_it_has_recovered(tmp_path):
     desk = Desk(tmp_path)
     told = []
     for gigabytes in (19, 18, 21, 19, 26, 19):
-        desk.machine = MachineReading({"state": DiskSpace(gigabytes * 10**9, 10**12)})
+        desk.machine = MachineReading({"state": Space(gigabytes * GB, 1000 * GB, 10**6)})
         told.append(len(desk.notifier.look()))
     assert told == [1, 0, 0, 0, 0, 1]
+
+
+def test_a_small_disk_is_low_below_the_share_that_jobs_leave_free_on_it(tmp_path):
+    desk = Desk(tmp_path)
+    told = []
+    for gigabytes in (10, 4, 3):
+        desk.machine = MachineReading({"state": Space(gigabytes * GB, 64 * GB, 10**6)})
+        told.append(len(desk.notifier.look()))
+    assert told == [0, 0, 1]
 
 
 def test_a_push_that_is_blocked_again_is_told_again(tmp_path):

@@ -13,10 +13,11 @@ from playwright.sync_api import Browser, Page
 
 from appliance import outbox
 from appliance.crew import Running
+from appliance.disk import Space
 from appliance.drops import Drop, DropState
 from appliance.errors import Problem
 from appliance.job import Job, JobState, Outcome, Stage, Verdict, Waiting
-from appliance.machine_watch import DiskSpace, MachineReading
+from appliance.machine_watch import MachineReading
 from appliance.progress import Progress
 from tests.browser import CHROMIUM, chromium
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Served
@@ -73,7 +74,7 @@ def fill(site: Served) -> None:
         drops=(Drop(HOSTILE, (), DropState.SETTLING, HOSTILE),),
         trouble=HOSTILE,
     )
-    site.machine = MachineReading(dict.fromkeys(("inbox", "outbox", "state"), DiskSpace(10**11, 10**12)))
+    site.machine = MachineReading(dict.fromkeys(("inbox", "outbox", "state"), Space(10**11, 10**12, 10**6)))
 
 
 def step(number: int) -> str:

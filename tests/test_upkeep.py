@@ -126,9 +126,9 @@ def test_the_ballast_is_real_room_and_comes_back_only_when_there_is_some(tmp_pat
 
 def test_the_reserve_leaves_a_small_disk_something(tmp_path: Path):
     with small_disk(tmp_path, 4 * MB):
-        size = space_of(tmp_path).size_bytes
-        assert reserve_bytes(Settings(), tmp_path) == int(0.05 * size)
-        assert reserve_bytes(Settings(disk_reserve_gb=1), tmp_path) == 10**9
+        space = space_of(tmp_path)
+        assert reserve_bytes(Settings(), space) == int(0.05 * space.size_bytes)
+        assert reserve_bytes(Settings(disk_reserve_gb=1), space) == 10**9
 
 
 def test_a_training_needs_room_for_its_checkpoints_and_adapter():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance import surroundings
+from appliance.disk import GB, existing
 from appliance.doctor.finding import Finding, ok, problem, warning
 from appliance.errors import InputError
 from appliance.models import cache_folder
@@ -17,7 +18,6 @@ from appliance.recipe_yaml import parse_recipe
 from appliance.settings import PREFIX, SECRETS, Settings
 from appliance.texts.wording import plural, size
 
-GB: Final = 10**9
 # File systems of other machines, by their names in /proc/self/mountinfo.
 _REMOTE: Final = frozenset({"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3"})
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -57,10 +57,10 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
     volumes: dict[int, list[str]] = defaultdict(list)
     for name, folder in folders.items():
         with contextlib.suppress(OSError):
-            volumes[_existing(folder).stat().st_dev].append(name)
+            volumes[existing(folder).stat().st_dev].append(name)
     for names in volumes.values():
         with contextlib.suppress(OSError):
-            yield _free(names, _existing(folders[names[0]]), settings.disk_reserve_gb * GB)
+            yield _free(names, existing(folders[names[0]]), settings.disk_reserve_gb * GB)
 
 
 def check_secrets(settings: Settings) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def _models(folder: Path) -> Finding:
 
 def _try_to_write(folder: Path) -> OSError | None:
     """Make a file and remove it again, where the folder is or will be made. Its dot keeps it from being a drop."""
-    probe = _existing(folder) / f".appliance-doctor-{os.getpid()}"
+    probe = existing(folder) / f".appliance-doctor-{os.getpid()}"
     try:
         probe.write_bytes(b"x")
         probe.unlink()
@@ -122,7 +122,7 @@ def _remedy(folder: Path, error: OSError) -> str:
         case 28 | 122:  # ENOSPC, EDQUOT
             return surroundings.on_host(f"make room: `sudo du -xh --max-depth=2 {folder} | sort -h | tail`")
         case _:
-            return surroundings.give(_existing(folder), recursive=True)
+            return surroundings.give(existing(folder), recursive=True)
 
 
 def _sticky(inbox: Path) -> Iterator[Finding]:
@@ -138,7 +138,7 @@ def _sticky(inbox: Path) -> Iterator[Finding]:
 
 
 def _remote_state(state: Path) -> Iterator[Finding]:
-    kind = _file_system(_existing(state).resolve())
+    kind = _file_system(existing(state).resolve())
     if kind in _REMOTE:
         message = f"the state folder lies on a network file system ({kind}): the database is not safe there"
         yield problem("folder:state", message, "set APPLIANCE_STATE to a folder on a local disk", {"file_system": kind})
@@ -153,21 +153,6 @@ def _file_system(path: Path) -> str:
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, rest.split()[0]
     return kind
-
-
-def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    folder = folder.resolve()
-    while not _is_there(folder):
-        folder = folder.parent
-    return folder
-
-
-def _is_there(folder: Path) -> bool:
-    try:
-        return folder.exists()
-    except PermissionError:
-        return False
 
 
 def _free(names: list[str], folder: Path, reserve_bytes: float) -> Finding:
