@@ -11,7 +11,6 @@ from appliance.dataset.census import Census
 from appliance.dataset.findings import Findings
 from appliance.dataset.formats import Format, find_format
 from appliance.dataset.json_faults import LONGEST_ROW
-from appliance.dataset.plain import count_plain_rows
 from appliance.dataset.reading import lines_may_be_parted, read_part, read_rows
 from appliance.dataset.rows import ROWS_TO_FIND_FORMAT, RowCheck, Summary, Write, check_rows, summary
 from appliance.names import split_suffix
@@ -111,7 +110,10 @@ def _check_parts(
     if form is None:
         rows = read_rows(source.chunks(), suffix=split_suffix(source.name)[1], findings=findings)
         return check_rows(rows, findings, write=write or _write_nowhere, progress=progress)
-    work = _Work(source, form, keep=write is not None)
+    # It takes NumPy, which no small file should wait for.
+    from appliance.dataset.plain import count_plain_rows
+
+    work = _Work(source, form, count_plain_rows if form.name == "messages" else None, keep=write is not None)
     census, lines = Census(), 0
     for part, checked in zip(parts, spread(work, parts, min(workers, len(parts))), strict=True):
         findings.absorb(checked.findings, lines_before=lines)
@@ -136,6 +138,7 @@ class _Work:
 
     source: Source
     form: Format
+    fast: Callable[[bytes], Census | None] | None
     keep: bool
 
     def __call__(self, part: _Part) -> _Checked:
@@ -143,7 +146,7 @@ class _Work:
         all_plain = True
         for piece in _pieces(self.source.path, part):
             block = _read(self.source.path, piece)
-            plain = count_plain_rows(block) if self.form.name == "messages" else None
+            plain = self.fast(block) if self.fast else None
             if plain is not None:
                 # Whole lines, and as many as there are rows: as they stand they are in their one form.
                 written, passed = block, plain.rows
