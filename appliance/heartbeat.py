@@ -1,8 +1,8 @@
 """A GET each minute while the loop turns: when the whole machine wedges, something outside misses it."""
 
+import http.client
 import logging
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Final
@@ -26,7 +26,7 @@ class Heartbeat:
     """Beats in a thread of its own. `alive` says whether the loop turns; while it does not, there is no beat."""
 
     def __init__(self, url: str | None, alive: Callable[[], bool], *, every_seconds: float = EVERY_SECONDS) -> None:
-        if url is not None and urlsplit(url).scheme not in ("http", "https"):
+        if url is not None and not _is_http(url):
             raise HeartbeatError("APPLIANCE_HEARTBEAT_URL is no http address", hint="Write it as https://…")
         self._url = url
         self._alive = alive
@@ -54,8 +54,17 @@ class Heartbeat:
             # http or https: looked at above.
             with urllib.request.urlopen(self._url, timeout=TIMEOUT_SECONDS):  # noqa: S310
                 self._missed = False
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if not self._missed:
                 # Its address may hold a key, so only the kind of the fault is told, and once.
                 logger.warning("the heartbeat was not heard: %s", type(error).__name__)
             self._missed = True
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:
+        # Brackets that do not close, or a port that is no number.
+        return False

@@ -237,7 +237,24 @@ def test_a_heartbeat_that_nobody_hears_is_logged_once_without_its_address(caplog
     assert "key-of-somebody" not in caplog.text
 
 
-def test_a_heartbeat_address_of_another_kind_is_refused():
+def test_a_heartbeat_goes_on_after_an_answer_that_is_no_http():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(SECONDS)
+        heart = Heartbeat("http://{}:{}/".format(*server.getsockname()), lambda: True, every_seconds=0.01)
+        heart.start()
+        for _ in range(2):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"nonsense\r\n\r\n")
+        heart.stop()
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://127.0.0.1:eighty/", "http://[::1/"])
+def test_a_heartbeat_address_that_cannot_be_asked_is_refused(address):
     with pytest.raises(HeartbeatError, match="APPLIANCE_HEARTBEAT_URL"):
-        Heartbeat("file:///etc/passwd", lambda: True)
+        Heartbeat(address, lambda: True)
+
+
+def test_without_an_address_there_is_no_heartbeat():
     Heartbeat(None, lambda: True).start()
