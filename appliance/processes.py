@@ -115,7 +115,8 @@ def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str
         "PYTHONPATH": environment.get("PYTHONPATH", ""),
     }
     if stage not in _TOKENS:
-        return passed | ours | caches | folders | own | {"HF_HUB_OFFLINE": "1"}
+        # Nobody is logged in: to the Hub's library a login that is hidden from the stage is an error.
+        return passed | ours | caches | folders | own | {"HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": os.devnull}
     network = {name: environment[name] for name in FOR_NETWORK if name in environment}
     value = getattr(settings, _TOKENS[stage])
     token = {PREFIX + _TOKENS[stage].upper(): value} if value else {}

@@ -50,6 +50,9 @@ said["read"] = {path: outcome(lambda: Path(path).read_text()) for path in tries[
 said["write"] = {path: outcome(lambda: Path(path).write_text("x") and None) for path in tries["write"]}
 said["parent"] = outcome(lambda: open(f"/proc/{os.getppid()}/mem", "rb").close())
 said["environment"] = dict(os.environ)
+if tries["ask_for_token"]:
+    from huggingface_hub import get_token
+    said["token"] = outcome(get_token)
 print(json.dumps(said))
 """
 
@@ -62,13 +65,19 @@ class Stand:
             (folder / name).mkdir(parents=True)
         (folder / "secrets" / "api_token").write_text("s3cret-word")
         (folder / "secrets" / "share_accounts").write_text("anna:s3cret-word")
+        for name in ("token", "stored_tokens"):
+            (folder / "state" / "cache" / "huggingface" / name).write_text("s3cret-word")
         (folder / ".env").write_text("APPLIANCE_HUB_READ_TOKEN=s3cret-word\n")
         (folder / "models" / "config.json").write_text("{}")
+        (folder / "state" / "cache" / "huggingface" / "hub").mkdir()
+        (folder / "state" / "cache" / "huggingface" / "hub" / "config.json").write_text("{}")
         self.folder = folder
         self.job = make_job(folder / "state" / "jobs" / "0007-support", {"a.jsonl": "{}\n"})
         self.other = make_job(folder / "state" / "jobs" / "0008-other", {"b.jsonl": "{}\n"})
 
-    def try_from(self, stage: str, *, read: tuple[Path, ...] = (), write: tuple[Path, ...] = ()) -> dict:
+    def try_from(
+        self, stage: str, *, read: tuple[Path, ...] = (), write: tuple[Path, ...] = (), ask_for_token: bool = False
+    ) -> dict:
         given = {
             **os.environ,
             "APPLIANCE_API_TOKEN_FILE": str(self.folder / "secrets" / "api_token"),
@@ -77,7 +86,7 @@ class Stand:
         }
         settings = Settings.load(given, dotenv=self.folder / ".env")
         tries = {"families": ["AF_UNIX", "AF_INET", "AF_INET6", "AF_PACKET"], "kind": 2}
-        tries |= {"read": list(map(str, read)), "write": list(map(str, write))}
+        tries |= {"read": list(map(str, read)), "write": list(map(str, write)), "ask_for_token": ask_for_token}
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, stage, self.job.path, json.dumps(tries)],
             cwd=self.job.stage(Stage(stage)),
@@ -118,6 +127,8 @@ def test_a_stage_reads_no_secret_and_nobody_else_s_data(stand: Stand, stage: str
         stand.folder / "secrets" / "api_token",
         stand.folder / "secrets" / "share_accounts",
         stand.folder / ".env",
+        stand.folder / "state" / "cache" / "huggingface" / "token",
+        stand.folder / "state" / "cache" / "huggingface" / "stored_tokens",
         stand.other.dropped / "b.jsonl",
     )
     said = stand.try_from(stage, read=hidden)
@@ -125,9 +136,14 @@ def test_a_stage_reads_no_secret_and_nobody_else_s_data(stand: Stand, stage: str
     assert said["parent"] == "PermissionError"
 
 
+def test_to_the_hub_s_library_nobody_is_logged_in(stand: Stand):
+    assert stand.try_from("train", ask_for_token=True)["token"] == "done"
+
+
 @needs_landlock
 def test_a_stage_reads_what_it_needs_and_writes_its_own_folder_only(stand: Stand):
-    needed = (stand.folder / "models" / "config.json", stand.job.dropped / "a.jsonl", Path(json.__file__))
+    snapshot = stand.folder / "state" / "cache" / "huggingface" / "hub" / "config.json"
+    needed = (stand.folder / "models" / "config.json", snapshot, stand.job.dropped / "a.jsonl", Path(json.__file__))
     own = (stand.job.path / "train" / "x", stand.folder / "state" / "cache" / "triton" / "x", Path("/dev/shm/box-x"))
     others = (
         stand.job.path / "job.json",

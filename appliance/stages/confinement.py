@@ -34,7 +34,9 @@ def confine(stage: Stage, job: JobDir, settings: Settings) -> None:
     folder = job.stage(stage)
     caches = [*_caches(settings)]
     hidden = {path.resolve() for path in _hidden(settings)}
-    readable = [*sandbox.visible(Path("/"), hidden), job.path, cache_folder(settings)]
+    # A grant holds for all below it: the cache lies in what is hidden, and holds something to hide itself.
+    cache = sandbox.visible(cache_folder(settings).resolve(), hidden)
+    readable = [*sandbox.visible(Path("/"), hidden), *cache, job.path]
     # Whoever keeps models below /tmp does not want them changed either.
     kept = hidden | {settings.models.resolve(), settings.recipes.resolve()}
     usable = [folder, *caches, *_DEVICES, *sandbox.visible(Path(tempfile.gettempdir()).resolve(), kept)]
