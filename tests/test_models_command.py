@@ -138,6 +138,19 @@ def test_a_model_that_a_job_needs_stays(tmp_path, settings):
     assert (settings.models / "org--tiny" / "config.json").is_file()
 
 
+def test_a_mirror_that_a_job_loads_in_place_of_its_model_stays(settings):
+    mirror = settings.state / "cache" / "huggingface" / "hub" / "models--org--tiny-4bit" / "snapshots" / "0123"
+    write_model(mirror)
+    job = make_job(settings.state / "jobs", {"data.jsonl": "{}"})
+    job.write_result(Stage.FETCH, {"base_model_loaded": "org/tiny-4bit"})
+    store = Store(settings.state / DATABASE)
+    store.add_job(replace(job.read_job(), base_model="org/tiny"))
+    store.close()
+    kept = appliance("remove", "org/tiny-4bit", HF_HOME="")
+    assert (kept.returncode, "needs org/tiny-4bit" in kept.stderr) == (2, True)
+    assert (mirror / "config.json").is_file()
+
+
 def test_a_model_larger_than_the_disk_is_not_begun(tmp_path, settings):
     usb = tmp_path / "org--tiny"
     write_model(usb)

@@ -63,7 +63,7 @@ def fetch_model(name: str, revision: str | None, *, in_16_bits: bool) -> None:
     with tempfile.TemporaryDirectory(dir=settings.state, prefix="fetch-") as folder:
         job = JobDir(Path(folder))
         recipe = Recipe(
-            base_model=name, revision=revision, load_in_4bit=not (in_16_bits or _in_16_only(name, settings))
+            base_model=name, revision=revision, load_in_4bit=not (in_16_bits or _in_16_only(name, revision, settings))
         )
         job.write_job(Job(0, "0000-fetch", "fetch", name=name, state=JobState.RUNNING, created=time.time()))
         job.stage(Stage.CHECK)
@@ -115,8 +115,8 @@ def _print_room(found: list[Shelved], settings: Settings) -> None:
         print("That is less than the reserve: remove from the top, what no job has used for the longest time.")
 
 
-def _in_16_only(name: str, settings: Settings) -> bool:
-    config = find_config(name, None, settings)
+def _in_16_only(name: str, revision: str | None, settings: Settings) -> bool:
+    config = find_config(name, revision, settings)
     return config is not None and read_shape(config).tier is Tier.IN_16_BIT
 
 
@@ -149,9 +149,15 @@ def _jobs_with(name: str, settings: Settings) -> list[str]:
     if not path.exists():
         return []
     store = Store(path, readonly=True)
-    jobs = [job.id for job in store.active_jobs() if job.base_model and canonical_id(job.base_model) == name]
+    jobs = [job.id for job in store.active_jobs() if name in _models_of(job, settings)]
     store.close()
     return jobs
+
+
+def _models_of(job: Job, settings: Settings) -> set[str | None]:
+    """What its recipe names, and what is loaded in its place: a mirror that is stored in 4 bits."""
+    fetched = JobDir(settings.state / "jobs" / job.id).result(Stage.FETCH) or {}
+    return {canonical_id(job.base_model or ""), fetched.get("base_model_loaded")}
 
 
 @contextmanager
