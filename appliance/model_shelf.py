@@ -6,11 +6,12 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from appliance.errors import ApplianceError
+from appliance.files import sync
 from appliance.models import (
     UnusableModel,
     cache_folder,
@@ -26,6 +27,8 @@ GB: Final = 10**9
 CHUNK_BYTES: Final = 8 << 20
 # What is half there: an import, or a removal, that was cut short.
 PARTIAL: Final = ".partial-"
+# No copy goes on for so long without a new byte, and no removal takes so long.
+ABANDONED_SECONDS: Final = 86400.0
 CACHED: Final = "models--"
 
 
@@ -85,14 +88,16 @@ def import_model(source: Path, name: str | None, settings: Settings, progress: C
         raise ShelfError(
             f"{name} is on the shelf already, in {target}", hint=f"`appliance models remove {name}` first."
         )
-    files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and not _is_hidden(path.relative_to(source))]
     total = sum(path.stat().st_size for path in files)
     settings.models.mkdir(parents=True, exist_ok=True)
+    _sweep(settings, now=time.time())
     _keep_room(total, settings)
     partial = settings.models / f"{PARTIAL}{uuid.uuid4().hex}"
     try:
         _copy(source, files, partial, lambda done: progress(done, total))
         partial.rename(target)
+        sync(settings.models)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _shelved(name, "models folder", target, settings, complete=True)
@@ -101,19 +106,45 @@ def import_model(source: Path, name: str | None, settings: Settings, progress: C
 def remove_model(name: str, settings: Settings) -> list[Shelved]:
     """Take a model off the shelf, wherever it lies, and return what was removed.
 
-    Raises ShelfError when it is not there.
+    Of a linked folder only the link goes. Raises ShelfError when the model is not there.
     """
+    _sweep(settings, now=time.time())
     wanted = canonical_id(name)
     found = [model for model in shelf(settings) if model.name == wanted]
     if not found:
         raise ShelfError(f"there is no model {wanted} on this machine", hint="`appliance models list` shows them.")
-    for model in found:
-        # Out of sight at once: an interrupted removal leaves nothing that could be taken for a model.
-        partial = model.path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
-        model.path.rename(partial)
-        shutil.rmtree(partial)
+    removed = [_remove(model) for model in found]
     _mark(wanted, settings).unlink(missing_ok=True)
-    return found
+    return removed
+
+
+def _remove(model: Shelved) -> Shelved:
+    if model.path.is_symlink():
+        # What it leads to is somebody else's, and stays: nothing is free again.
+        model.path.unlink()
+        return replace(model, bytes=0)
+    # Out of sight at once: an interrupted removal leaves nothing that could be taken for a model.
+    partial = model.path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
+    model.path.rename(partial)
+    partial.touch()
+    shutil.rmtree(partial)
+    return model
+
+
+def _sweep(settings: Settings, *, now: float) -> None:
+    """Take away what a power cut left of imports and removals."""
+    for folder in (settings.models, cache_folder(settings) / "hub"):
+        for partial in folder.glob(f"{PARTIAL}*"):
+            # What vanishes meanwhile is being removed.
+            with contextlib.suppress(FileNotFoundError):
+                last = max(path.lstat().st_mtime for path in (partial, *partial.rglob("*")))
+                if now - last > ABANDONED_SECONDS:
+                    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it belongs to a program: git's history, or half of a download."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _in_models_folder(settings: Settings) -> Iterator[Shelved]:

@@ -12,7 +12,7 @@ import pytest
 
 from appliance.job import Stage
 from appliance.model_shelf import mark_used, room_hint, shelf
-from appliance.models import local_folder
+from appliance.models import cache_folder, local_folder
 from appliance.settings import Settings
 from appliance.store import DATABASE, Store
 from tests.jobs import make_job, run_stage
@@ -149,6 +149,43 @@ def test_a_mirror_that_a_job_loads_in_place_of_its_model_stays(settings):
     kept = appliance("remove", "org/tiny-4bit", HF_HOME="")
     assert (kept.returncode, "needs org/tiny-4bit" in kept.stderr) == (2, True)
     assert (mirror / "config.json").is_file()
+
+
+def test_an_import_leaves_out_what_a_download_keeps_for_itself(tmp_path, settings):
+    usb = tmp_path / "usb" / "org--tiny"
+    write_model(usb)
+    model = sorted(path.relative_to(usb) for path in usb.rglob("*"))
+    hidden = (".git/lfs/objects/12", ".cache/huggingface/download/model.safetensors.incomplete", ".gitattributes")
+    for name in hidden:
+        (usb / name).parent.mkdir(parents=True, exist_ok=True)
+        (usb / name).write_bytes(b"x")
+    assert appliance("import", usb).returncode == 0
+    shelved = settings.models / "org--tiny"
+    assert sorted(path.relative_to(shelved) for path in shelved.rglob("*")) == model
+
+
+def test_of_a_linked_model_only_the_link_is_removed(tmp_path, settings):
+    elsewhere = tmp_path / "elsewhere"
+    write_model(elsewhere)
+    settings.models.mkdir()
+    (settings.models / "org--tiny").symlink_to(elsewhere)
+    gone = appliance("remove", "org/tiny")
+    assert (gone.returncode, gone.stderr) == (0, "")
+    assert "0 bytes are free again" in gone.stdout
+    assert list(settings.models.iterdir()) == []
+    assert (elsewhere / "model.safetensors").is_file()
+
+
+def test_what_a_power_cut_left_half_there_is_swept_after_a_day(tmp_path, settings):
+    write_model(settings.models / "org--tiny")
+    left = [settings.models / ".partial-left", cache_folder(settings) / "hub" / ".partial-left"]
+    running = settings.models / ".partial-running"
+    for folder in (*left, running):
+        write_model(folder)
+    for path in [path for folder in left for path in (*folder.rglob("*"), folder)] + [running]:
+        os.utime(path, (1.7e9, 1.7e9))
+    assert appliance("remove", "org/tiny").returncode == 0
+    assert [folder.exists() for folder in (*left, running)] == [False, False, True]
 
 
 def test_a_model_larger_than_the_disk_is_not_begun(tmp_path, settings):
