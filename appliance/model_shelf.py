@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from appliance.disk import GB, reserve_bytes, space_of
 from appliance.errors import ApplianceError
 from appliance.files import sync
 from appliance.models import (
@@ -23,7 +24,6 @@ from appliance.models import (
 )
 from appliance.settings import Settings
 
-GB: Final = 10**9
 CHUNK_BYTES: Final = 8 << 20
 # What is half there: an import, or a removal, that was cut short.
 PARTIAL: Final = ".partial-"
@@ -184,7 +184,8 @@ def _name_of(source: Path) -> str:
 
 
 def _keep_room(total: int, settings: Settings) -> None:
-    free = shutil.disk_usage(settings.models).free - settings.disk_reserve_gb * GB
+    space = space_of(settings.models)
+    free = space.free_bytes - reserve_bytes(settings, space)
     if total > free:
         raise NoRoomError(
             f"the model takes {total / GB:.1f} GB, but only {max(0.0, free / GB):.1f} GB are free beside the reserve",

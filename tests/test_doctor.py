@@ -17,6 +17,7 @@ from appliance.doctor.examine import NotHealthyError, examine, examine_at_start
 from appliance.doctor.finding import Finding, Level
 from appliance.doctor.gpu import driver_finding
 from appliance.settings import Settings
+from tests.small_disk import small_disk
 from tests.users import not_as_root
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,12 @@ def test_a_full_disk_is_a_problem_that_does_not_stop_the_start(machine: Path):
     assert (disk.level, disk.stops) == (Level.PROBLEM, False)
     assert "kept in reserve" in disk.message
     examine_at_start(settings(disk_reserve_gb=10**6))
+
+
+def test_the_default_reserve_is_no_problem_of_a_small_disk(machine: Path):
+    with small_disk(machine / "models", 64 * 10**6):
+        disks = [one for one in examine(Settings(), online=False) if one.facts.get("folders") == ["models"]]
+    assert [disk.level for disk in disks] == [Level.OK]
 
 
 def test_a_recipe_that_cannot_be_read_is_named(machine: Path):

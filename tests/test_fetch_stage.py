@@ -16,6 +16,7 @@ from appliance.stages.fetch import Download
 from tests.jobs import make_job, run_stage
 from tests.read_only_hub import COMMIT, serve
 from tests.shapes import LLAMA_33_70B, QWEN3_8B, TINY
+from tests.small_disk import small_disk
 
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      "
 MODEL = {
@@ -242,6 +243,14 @@ def test_a_model_larger_than_the_disk_allows_waits_for_room(tmp_path, settings, 
     with pytest.raises(NotReadyError) as caught:
         attempt(greedy, tmp_path, "org/tiny").run()
     assert caught.value.waiting == "disk"
+
+
+def test_on_a_small_disk_a_model_may_take_all_but_a_share(tmp_path, settings, hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    settings.state.mkdir()
+    with small_disk(settings.state, 64 * 10**6):
+        default = Settings(state=settings.state, models=settings.models)
+        assert attempt(default, tmp_path, "org/tiny").run().name == COMMIT
 
 
 def test_only_weights_configuration_and_tokenizer_are_wanted():

@@ -18,6 +18,7 @@ from appliance.store import DATABASE, Store
 from tests.jobs import make_job, run_stage
 from tests.read_only_hub import serve
 from tests.shapes import QWEN3_8B
+from tests.small_disk import small_disk
 from tests.test_fetch_stage import MODEL, write_model
 from tests.training_jobs import DEMO
 
@@ -186,6 +187,16 @@ def test_what_a_power_cut_left_half_there_is_swept_after_a_day(tmp_path, setting
         os.utime(path, (1.7e9, 1.7e9))
     assert appliance("remove", "org/tiny").returncode == 0
     assert [folder.exists() for folder in (*left, running)] == [False, False, True]
+
+
+def test_a_small_disk_keeps_only_a_share_of_itself_from_models(tmp_path, settings, monkeypatch):
+    monkeypatch.delenv("APPLIANCE_DISK_RESERVE_GB")
+    usb = tmp_path / "org--tiny"
+    write_model(usb)
+    settings.models.mkdir()
+    with small_disk(settings.models, 64 * 10**6):
+        assert appliance("import", usb).returncode == 0
+        assert "less than the reserve" not in appliance("list").stdout
 
 
 def test_a_model_larger_than_the_disk_is_not_begun(tmp_path, settings):

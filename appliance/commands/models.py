@@ -1,7 +1,6 @@
 """`appliance models`: the base models on this machine."""
 
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -16,11 +15,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from appliance.allow_list import is_allowed
+from appliance.disk import reserve_bytes, space_of
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.files import write_json
 from appliance.job import Job, JobState, Stage
 from appliance.job_dir import JobDir, read_progress
-from appliance.model_shelf import GB, ShelfError, Shelved, import_model, remove_model, shelf
+from appliance.model_shelf import ShelfError, Shelved, import_model, remove_model, shelf
 from appliance.models import canonical_id, find_config
 from appliance.planning.architectures import read_shape
 from appliance.planning.model_shape import Tier
@@ -109,9 +109,10 @@ def _facts(model: Shelved) -> dict[str, Any]:
 
 
 def _print_room(found: list[Shelved], settings: Settings) -> None:
-    free = shutil.disk_usage(found[0].path).free
-    print(f"\n{size(sum(model.bytes for model in found))} in all, {size(free)} free on the disk of {found[0].name}")
-    if free < settings.disk_reserve_gb * GB:
+    space = space_of(found[0].path)
+    in_all = size(sum(model.bytes for model in found))
+    print(f"\n{in_all} in all, {size(space.free_bytes)} free on the disk of {found[0].name}")
+    if space.free_bytes < reserve_bytes(settings, space):
         print("That is less than the reserve: remove from the top, what no job has used for the longest time.")
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance import surroundings
-from appliance.disk import GB, existing
+from appliance.disk import existing, reserve_bytes, space_of
 from appliance.doctor.finding import Finding, ok, problem, warning
 from appliance.errors import InputError
 from appliance.models import cache_folder
@@ -60,7 +59,7 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
             volumes[existing(folder).stat().st_dev].append(name)
     for names in volumes.values():
         with contextlib.suppress(OSError):
-            yield _free(names, existing(folders[names[0]]), settings.disk_reserve_gb * GB)
+            yield _free(names, existing(folders[names[0]]), settings)
 
 
 def check_secrets(settings: Settings) -> Iterator[Finding]:
@@ -155,20 +154,21 @@ def _file_system(path: Path) -> str:
     return kind
 
 
-def _free(names: list[str], folder: Path, reserve_bytes: float) -> Finding:
-    usage, inodes = shutil.disk_usage(folder), os.statvfs(folder)
+def _free(names: list[str], folder: Path, settings: Settings) -> Finding:
+    space, inodes = space_of(folder), os.statvfs(folder)
+    reserve = reserve_bytes(settings, space)
     volume = f"the volume of {_listed(names)}"
-    facts: dict[str, object] = {"free_bytes": usage.free, "total_bytes": usage.total, "folders": names}
+    facts: dict[str, object] = {"free_bytes": space.free_bytes, "total_bytes": space.size_bytes, "folders": names}
     look = surroundings.on_host(f"sudo du -xh --max-depth=2 {folder} | sort -h | tail")
-    if usage.free < reserve_bytes:
-        message = f"{volume} has {size(usage.free)} free, and {size(reserve_bytes)} are kept in reserve"
+    if space.free_bytes < reserve:
+        message = f"{volume} has {size(space.free_bytes)} free, and {size(reserve)} are kept in reserve"
         return problem("disk", message, f"make room (`{look}`), or lower APPLIANCE_DISK_RESERVE_GB", facts)
     if inodes.f_files and inodes.f_favail < inodes.f_files // 100:
         return problem("disk", f"{volume} is out of inodes", f"remove files: `{look}`", facts)
-    if usage.free < 2 * reserve_bytes:
-        message = f"{volume} has only {size(usage.free)} free; a 70B model alone is 40 GB"
+    if space.free_bytes < 2 * reserve:
+        message = f"{volume} has only {size(space.free_bytes)} free; a 70B model alone is 40 GB"
         return warning("disk", message, f"make room: `{look}`", facts)
-    return ok("disk", f"{size(usage.free)} free on {volume}", facts)
+    return ok("disk", f"{size(space.free_bytes)} free on {volume}", facts)
 
 
 def _listed(names: list[str]) -> str:

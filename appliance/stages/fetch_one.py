@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from appliance.disk import reserve_bytes, space_of
 from appliance.errors import NotReadyError, StageFailure
 from appliance.job import FailureClass, Waiting
 from appliance.job_dir import ProgressWriter
@@ -43,12 +44,11 @@ class Download:
         self.cache.mkdir(parents=True, exist_ok=True)
         self.arriving = dataset_to or repository_folder(repository, self.cache) / "blobs"
         self.token = settings.hub_read_token
-        keep_free = int(settings.disk_reserve_gb * 1e9)
         self.request = json.dumps(
             {
                 "repository": repository,
                 "revision": revision,
-                "keep_free_bytes": keep_free,
+                "keep_free_bytes": reserve_bytes(settings, space_of(self.cache)),
                 "config_to": str(config_to) if config_to else None,
                 "dataset_to": str(dataset_to) if dataset_to else None,
                 "most_bytes": most_bytes,
