@@ -6,14 +6,12 @@ with another recipe. The request is kept until the new job is recorded, so a cra
 
 import hashlib
 import logging
-import shutil
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from appliance.copying import Copied, copy_rows
+from appliance.copying import Copied, copy_rows, staging_in
 from appliance.errors import Problem, Reason
 from appliance.files import sync, write_whole
 from appliance.intake import EarlierRows, Places, record
@@ -76,8 +74,8 @@ class Reruns:
 
     def _record(self, request: Request, wall: float) -> list[Job]:
         try:
-            copied = self._copying.pop(request.id).result()
             with self._store.transaction():
+                copied = self._copying.pop(request.id).result()
                 jobs = record(copied, installation=self._installation, store=self._store, places=self._places, now=wall)
                 self._store.note(int(request.target), "run_again", now=wall, job=jobs[0].id)
                 self._store.drop_request(request.id)
@@ -99,15 +97,10 @@ def recipe_in(request: Request) -> NewRecipe | None:
 
 def copy_back(job: Job, recipe: NewRecipe | None, places: Places, rows: EarlierRows) -> Copied:
     """Copy the files of an ended job into private storage again. Raises OSError when our own storage fails."""
-    staging = places.incoming / uuid.uuid4().hex
-    (staging / "dropped").mkdir(parents=True)
     problems: list[Problem] = []
-    try:
+    with staging_in(places.incoming) as staging:
         files = _files_of(job, recipe, staging, rows, problems)
         sync(staging / "dropped")
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     drop = Drop(job.name, (), DropState.READY, library_recipe=_library(job, recipe), dry_run=job.dry_run)
     return Copied(drop, staging, tuple(files), (), (), tuple(problems))
 

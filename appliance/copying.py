@@ -6,7 +6,8 @@ import pwd
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -58,12 +59,10 @@ def copy_in(
     `rows_of` finds the data files of the earlier job that a recipe asks for. Raises ChangedWhileCopying when a source
     is no longer what `entries` says, OSError when our own storage fails.
     """
-    staging = incoming / uuid.uuid4().hex
-    (staging / "dropped").mkdir(parents=True)
     files: list[DroppedFile] = []
     keys: list[DropKey] = []
     problems = list(drop.problems)
-    try:
+    with staging_in(incoming) as staging:
         for path, role in drop.files:
             taken = _take_file(inbox, path, role, entries[path], staging, max_bytes)
             if isinstance(taken, DroppedFile):
@@ -75,11 +74,20 @@ def copy_in(
             files += copy_rows(rows_of(drop.rows_of), staging, problems)
         sync(staging / "dropped")
         _must_still_be_there(inbox, entries)
+    sources = tuple((path, entries[path]) for path, _ in drop.files)
+    return Copied(drop, staging, tuple(files), sources, tuple(keys), tuple(problems))
+
+
+@contextmanager
+def staging_in(incoming: Path) -> Iterator[Path]:
+    """A new folder for the copies of a drop. It goes again when they fail, and whoever gets it removes it."""
+    staging = incoming / uuid.uuid4().hex
+    try:
+        (staging / "dropped").mkdir(parents=True)
+        yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    sources = tuple((path, entries[path]) for path, _ in drop.files)
-    return Copied(drop, staging, tuple(files), sources, tuple(keys), tuple(problems))
 
 
 def copy_rows(

@@ -48,8 +48,15 @@ def record(copied: Copied, *, installation: str, store: Store, places: Places, n
     """Make the job (one a recipe) and record it. Only then may the sources go from the inbox.
 
     Returns the new jobs. A drop with problems, or one that waits or runs already, becomes a job whose outcome is
-    rejected and only has to be published.
+    rejected and only has to be published. The copies in `copied.staging` are gone afterwards, also when this fails.
     """
+    try:
+        return _record(copied, installation=installation, store=store, places=places, now=now)
+    finally:
+        shutil.rmtree(copied.staging, ignore_errors=True)
+
+
+def _record(copied: Copied, *, installation: str, store: Store, places: Places, now: float) -> list[Job]:
     recipes: list[DroppedFile | None] = [file for file in copied.files if file.role is Role.RECIPE]
     if copied.problems:
         # All of it comes back together, with one reason.
@@ -68,7 +75,6 @@ def record(copied: Copied, *, installation: str, store: Store, places: Places, n
             if one.job.outcome is None:
                 store.set_identity(one.job.number, one.identity)
             store.note(one.job.number, "taken_in", now=now, bytes=sum(file.bytes for file in one.job.files))
-    shutil.rmtree(copied.staging, ignore_errors=True)
     return [one.job for one in staged]
 
 
@@ -224,7 +230,7 @@ def rejection(stage: Stage = Stage.CHECK) -> dict[str, object]:
 
 def _with_files(staging: Path, files: tuple[DroppedFile, ...]) -> Path:
     """A directory with these of the copied files. Dropped files are never written to, so links do."""
-    path = staging.with_name(uuid.uuid4().hex)
+    path = staging / uuid.uuid4().hex
     (path / "dropped").mkdir(parents=True)
     for file in files:
         (path / file.path).hardlink_to(staging / file.path)

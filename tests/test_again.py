@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from appliance.again import Reruns
 from appliance.daemon import Appliance
 from appliance.hub.intentions import Intentions
-from appliance.job import Job, JobState, Outcome, Role, Stage
+from appliance.job import Job, JobState, Outcome, Role, Stage, move
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
 from appliance.pushing import own_repository
 from tests.box import DEADLINE_SECONDS, Box
+from tests.door import Door
 from tests.local_hub import serve
 from tests.published import ORG, WRITE
 
@@ -180,6 +183,24 @@ def test_a_retry_survives_a_crash(box: Box):
     box.ended(2)
     box.turn_until(lambda: box.appliance.store.requests() == [])
     assert box.job(3) is None
+
+
+def test_a_retry_that_could_not_be_recorded_is_recorded_later_and_leaves_no_copy_behind(tmp_path: Path):
+    door = Door(tmp_path)
+    door.put("a.jsonl")
+    (job,) = door.take_in(door.drops()[0])
+    door.store.save(move(move(job, JobState.RUNNING), JobState.CANCELLED, finished=1.0))
+    door.store.ask("retry", "1", now=1.0)
+    reruns = Reruns(door.store, door.places, "installation")
+    reruns.turn(1.0)
+    reruns._copying[1].exception(DEADLINE_SECONDS)
+    reruns.close()
+    door.store.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reruns.turn(2.0)
+    door.store.connection.execute("PRAGMA query_only = OFF")
+    assert [job.number for job in reruns.turn(3.0)] == [2]
+    assert list(door.places.incoming.iterdir()) == []
 
 
 def test_a_retry_while_the_same_is_running_is_a_duplicate(box: Box):

@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def test_two_recipes_for_one_dataset_become_two_jobs(door: Door):
     assert [job.id for job in (first, second)] == ["0001-a", "0002-b"]
     assert [file.name for file in second.files] == ["a.jsonl", "b.yaml"]
     assert door.drops() == []
+
+
+def test_what_could_not_be_recorded_leaves_no_copy_behind(door: Door):
+    door.put("a.jsonl")
+    (drop,) = door.drops()
+    door.store.connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        door.take_in(drop)
+    door.store.connection.execute("PRAGMA query_only = OFF")
+    assert list(door.places.incoming.iterdir()) == []
+    # It was renamed into place: only the next look tells whether it was committed.
+    assert [path.name for path in door.places.jobs.iterdir()] == ["0001-a"]
+
+
+def test_what_could_not_be_made_a_job_leaves_no_copy_behind(door: Door):
+    """The first of its two jobs is whole when the second cannot be made."""
+    door.put("a.jsonl")
+    door.put("a.yaml", RECIPE)
+    door.put("b.yaml", RECIPE)
+    (drop,) = door.drops(**{"b.yaml": "a.jsonl"})
+    copied = door.copy(drop)
+    (copied.staging / "dropped" / "b.yaml").unlink()
+    with pytest.raises(FileNotFoundError):
+        door.record(copied)
+    assert list(door.places.incoming.iterdir()) == []
+    assert list(door.places.jobs.iterdir()) == []
 
 
 def test_a_drop_in_a_recipe_folder_freezes_that_recipe(door: Door):
