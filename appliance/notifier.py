@@ -74,15 +74,21 @@ class Notifier:
 
     def look(self) -> list[Message]:
         """What has happened since the last look, marked as told."""
-        with self._store.transaction():
-            return gathered([*self._ended(), *self._blocked(), *self._guard(), *self._disks()])
+        # The outbox is read here, and a share may hang: no writer of the database waits for it.
+        marks: dict[str, str] = {}
+        found = [*self._ended(marks), *self._blocked(marks), *self._guard(marks), *self._disks(marks)]
+        if marks:
+            with self._store.transaction():
+                for name, value in marks.items():
+                    self._store.set_fact(name, value)
+        return gathered(found)
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             try:
                 messages = self.look()
-            except sqlite3.Error:
-                logger.exception("the notifier could not read the database and tries again")
+            except (sqlite3.Error, OSError):
+                logger.exception("the notifier could not look and tries again")
                 continue
             for message in messages:
                 for receiver in self._receivers:
@@ -91,7 +97,7 @@ class Notifier:
     def _count(self, event: Notice, outcome: str) -> None:
         self._store.count("notifications_total", {"event": event, "outcome": outcome})
 
-    def _ended(self) -> Iterator[Message]:
+    def _ended(self, marks: dict[str, str]) -> Iterator[Message]:
         finished, number = json.loads(self._store.fact(CURSOR) or "[0, 0]")
         new = [job for job in self._store.ended_since(finished) if (job.finished, job.number) > (finished, number)]
         for job in new:
@@ -100,7 +106,7 @@ class Notifier:
             if message is not None:
                 yield message
         if new:
-            self._store.set_fact(CURSOR, json.dumps([new[-1].finished, new[-1].number]))
+            marks[CURSOR] = json.dumps([new[-1].finished, new[-1].number])
 
     def _codes(self, job: Job) -> list[str]:
         """The codes of a rejected drop's problems: what they quote stays beside the data."""
@@ -113,7 +119,7 @@ class Notifier:
         except (OSError, ValueError, TypeError, KeyError):
             return []
 
-    def _blocked(self) -> Iterator[Message]:
+    def _blocked(self, marks: dict[str, str]) -> Iterator[Message]:
         told = json.loads(self._store.fact(BLOCKED) or "[]")
         blocked = self._store.blocked_pushes()
         for job in blocked:
@@ -122,18 +128,18 @@ class Notifier:
         # One that is not blocked any more, and is blocked again later, is news again.
         numbers = [job.number for job in blocked]
         if numbers != told:
-            self._store.set_fact(BLOCKED, json.dumps(numbers))
+            marks[BLOCKED] = json.dumps(numbers)
 
-    def _guard(self) -> Iterator[Message]:
+    def _guard(self, marks: dict[str, str]) -> Iterator[Message]:
         told, trips = int(self._store.fact(TRIPS) or 0), self._trips()
         if trips > told:
             yield of_memory_guard(trips - told)
-            self._store.set_fact(TRIPS, str(trips))
+            marks[TRIPS] = str(trips)
 
     def _trips(self) -> int:
         return int(sum(value for name, _, value in self._store.counters() if name == "memory_guard_trips_total"))
 
-    def _disks(self) -> Iterator[Message]:
+    def _disks(self, marks: dict[str, str]) -> Iterator[Message]:
         told = json.loads(self._store.fact(DISKS) or "[]")
         low = list(told)
         for volume, space in self._machine().disks.items():
@@ -144,4 +150,4 @@ class Notifier:
             elif volume in told and space.free_bytes > RECOVERED * reserve:
                 low.remove(volume)
         if low != told:
-            self._store.set_fact(DISKS, json.dumps(low))
+            marks[DISKS] = json.dumps(low)

@@ -162,6 +162,29 @@ def test_a_push_that_is_blocked_again_is_told_again(tmp_path):
     assert told == [1, 0, 0, 1]
 
 
+def test_a_look_holds_up_no_writer_and_is_held_up_by_none_without_news(tmp_path):
+    desk = Desk(tmp_path)
+    other = Store(desk.store.path)
+
+    def machine() -> MachineReading:
+        other.count("written while the notifier looks")
+        return MachineReading({})
+
+    assert Notifier(desk.settings, desk.store, desk.jobs, machine).look() == []
+    with other.transaction():
+        assert desk.notifier.look() == []
+
+
+def test_a_folder_that_cannot_be_read_is_looked_at_again(desk, listener, caplog):
+    broken = desk.jobs / "0001-support" / Stage.VERIFY / "result.json"
+    broken.mkdir(parents=True)
+    job = desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
+    until(lambda: "the notifier could not look and tries again" in caplog.text)
+    assert listener.heard == []
+    broken.rmdir()
+    until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
+
+
 def test_many_at_once_are_one_message(tmp_path):
     desk = Desk(tmp_path)
     for number in range(1, 61):
