@@ -21,8 +21,10 @@ MACHINE = Machine(memory_bytes=16 * 10**9, reserve_bytes=10**9, kind="cpu", flop
 @pytest.mark.parametrize(
     ("kind", "prefix"),
     [
-        # As plain Transformers loads them: Qwen 3.5 without its tower, Gemma 4 with it.
+        # As plain Transformers loads them: Qwen 3.5 without its tower, Gemma with it.
         ("qwen3_5", "base_model.model.model.layers."),
+        pytest.param("qwen3_5_moe", "base_model.model.model.layers.", marks=pytest.mark.soak),
+        pytest.param("gemma3", "base_model.model.model.language_model.layers.", marks=pytest.mark.soak),
         pytest.param("gemma4", "base_model.model.model.language_model.layers.", marks=pytest.mark.soak),
         pytest.param("qwen3_moe", "base_model.model.model.layers.", marks=pytest.mark.soak),
         pytest.param("gpt_oss", "base_model.model.model.layers.", marks=pytest.mark.soak),

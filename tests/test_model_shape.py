@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InputError
-from appliance.planning.architectures import ARCHITECTURES, read_shape
+from appliance.planning.architectures import ARCHITECTURES, WRAPPERS, read_shape
+from appliance.planning.fitting import load_of
 from appliance.planning.memory_bill import weights_bytes
 from appliance.planning.model_shape import Tier
 from appliance.planning.published import PUBLISHED
+from appliance.recipe import Recipe
 from appliance.recipe_yaml import parse_recipe
 from appliance.stages.mirrors import mirror_in_4_bits
 from tests import shapes
@@ -113,6 +115,26 @@ def test_a_mixture_of_experts_is_trained_in_16_bits_only_and_says_why():
         # The experts are no linear layers: nothing of them is adapted, and nobody is told that it was.
         assert set(shape.targets("auto")) == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert read_shape(shapes.LLAMA_31_8B).tier is Tier.IN_4_BIT
+
+
+@pytest.mark.parametrize("wrapper", ["llava", "mistral3"])
+def test_a_model_whose_language_model_is_not_loaded_by_itself_is_refused(wrapper):
+    """Its layers can be counted, but neither Unsloth nor plain PEFT would find them where the plan has them."""
+    shape = read_shape(shapes.MISTRAL_SMALL_24B | {"model_type": wrapper})
+    for load_in_4bit in (True, False):
+        with pytest.raises(InputError) as caught:
+            load_of(Recipe(base_model="org/model", load_in_4bit=load_in_4bit), shape, "gpu")
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.key) == ("wrapper_not_loaded", "base_model")
+        assert f"(mistral) lies inside of {wrapper}" in problem.message
+        assert all(known in problem.message for known in WRAPPERS)
+
+
+def test_the_wrapped_models_that_are_trained_are_loaded_by_themselves():
+    loaded = set(ask("tests.wrappers"))
+    assert set(WRAPPERS) <= loaded
+    assert not {"llava", "mistral3"} & loaded
+    assert {figures["model_type"] for figures in PUBLISHED.values() if "text_config" in figures} <= set(WRAPPERS)
 
 
 def test_a_mixture_that_cannot_be_counted_is_refused_as_one():

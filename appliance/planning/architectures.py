@@ -20,6 +20,8 @@ EXPERTS_FUSED: Final = (
     "its experts are stored as one tensor each, which bitsandbytes does not quantise; in 4 bits they would stay in 16 "
     "without saying so"
 )
+# What wraps a language model that Transformers also loads by itself, as it must be to train and to verify an adapter.
+WRAPPERS: Final = ("gemma3", "gemma4", "gemma4_unified", "qwen3_5", "qwen3_5_moe")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,16 @@ def _shape(model_type: str, architecture: _Architecture, text: Config, config: C
         other_parameters=text["hidden_size"] + architecture.embeddings(text),
         tower_parameters=tower_parameters(config),
     )
+    if "text_config" in config and config["model_type"] not in WRAPPERS:
+        return replace(shape, tier=Tier.REFUSED, tier_reason=_not_loaded_alone(model_type, config["model_type"]))
     return replace(shape, tier=Tier.IN_16_BIT, tier_reason=EXPERTS_FUSED) if shape.is_mixture else shape
+
+
+def _not_loaded_alone(model_type: str, wrapper: str) -> str:
+    return (
+        f"its language model ({model_type}) lies inside of {wrapper}, and of such models only those inside of "
+        f"{', '.join(WRAPPERS)} can be loaded by themselves"
+    )
 
 
 def _with_skipped(layer: Layer, index: int, skipped: tuple[str, ...]) -> Layer:

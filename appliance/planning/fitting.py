@@ -55,8 +55,10 @@ def effective_batch_size(recipe: Recipe, rows: int | None) -> int:
 def load_of(recipe: Recipe, shape: ModelShape, kind: MachineKind) -> Load:
     """What the recipe trains on this base model.
 
-    Raises InputError for modules that the model lacks, and for a model that is trained in 16 bits only.
+    Raises InputError for modules that the model lacks, and for a model that is trained in 16 bits only or not at all.
     """
+    if shape.tier is Tier.REFUSED:
+        raise InputError([_not_trained(recipe, shape)])
     if recipe.load_in_4bit and shape.tier is Tier.IN_16_BIT:
         raise InputError([_not_in_4_bits(recipe, shape)])
     targets = shape.targets(recipe.lora.target_modules)
@@ -79,6 +81,17 @@ def _not_a_multiple(wanted: int, micro_batch: int) -> Problem:
         key="effective_batch_size",
         found=str(wanted),
         expected=str(nearest),
+    )
+
+
+def _not_trained(recipe: Recipe, shape: ModelShape) -> Problem:
+    return Problem(
+        code="wrapper_not_loaded",
+        message=f"{recipe.base_model} can be trained {shape.tier}: {shape.tier_reason}; choose the text-only model of "
+        "that family where there is one",
+        reason=Reason.OTHER,
+        key="base_model",
+        found=recipe.base_model,
     )
 
 

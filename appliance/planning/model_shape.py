@@ -16,6 +16,7 @@ class Tier(StrEnum):
 
     IN_4_BIT = "in 4 bits and in 16"
     IN_16_BIT = "in 16 bits only"
+    REFUSED = "not here"
 
 
 @dataclass(frozen=True)
