@@ -107,6 +107,19 @@ def test_the_loaded_demo_model_has_the_bytes_of_the_plan(tmp_path):
     assert sum(count for count, linear in stored.named(stored.targets("auto")) if not linear.quantised) == 4
 
 
+def test_the_layers_of_a_tower_that_stayed_in_16_bits_are_none_of_the_language_model():
+    figures = PUBLISHED["google/gemma-4-31B-it"]
+
+    def unquantised(*skipped: str) -> int:
+        shape = read_shape(figures | {"quantization_config": {"llm_int8_skip_modules": skipped}})
+        return sum(count for count, linear in shape.named(shape.targets("auto")) if not linear.quantised)
+
+    towers = ("model.vision_tower.encoder.layers.1.mlp", "audio_tower.layers.2.self_attn.q_proj")
+    assert unquantised("lm_head", *towers) == 0
+    for prefix in ("model", "language_model.model", "model.language_model"):
+        assert unquantised(*towers, f"{prefix}.layers.1.mlp", f"{prefix}.layers.12.self_attn.q_proj") == 4
+
+
 def test_a_mixture_of_experts_is_trained_in_16_bits_only_and_says_why():
     for name in ("openai/gpt-oss-20b", "Qwen/Qwen3-30B-A3B-Instruct-2507"):
         shape = read_shape(PUBLISHED[name])

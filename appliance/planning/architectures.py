@@ -3,6 +3,7 @@
 Every architecture here is compared, tensor by tensor, with the one that Transformers builds (test_model_shape.py).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ EXPERTS_FUSED: Final = (
     "its experts are stored as one tensor each, which bitsandbytes does not quantise; in 4 bits they would stay in 16 "
     "without saying so"
 )
+# Towers number layers too: those of the language model, alone or wrapped, lie nowhere else.
+_IN_LAYER: Final = re.compile(r"(?:model\.|language_model\.)*layers\.(\d+)\.(.+)")
 # What wraps a language model that Transformers also loads by itself, as it must be to train and to verify an adapter.
 WRAPPERS: Final = ("gemma3", "gemma4", "gemma4_unified", "qwen3_5", "qwen3_5_moe")
 
@@ -80,7 +83,8 @@ def _not_loaded_alone(model_type: str, wrapper: str) -> str:
 
 def _with_skipped(layer: Layer, index: int, skipped: tuple[str, ...]) -> Layer:
     """The layer as a base model that is stored in 4 bits has it: its list names what stayed in 16."""
-    here = [name.partition(f"layers.{index}.")[2] for name in skipped if f"layers.{index}." in name]
+    inside = filter(None, map(_IN_LAYER.fullmatch, skipped))
+    here = [match[2] for match in inside if int(match[1]) == index]
     if not here:
         return layer
     linears = tuple(replace(linear, quantised=not _is_named(linear, here)) for linear in layer.linears)
