@@ -9,14 +9,13 @@ from appliance.dataset.json_faults import LONGEST_ROW, cut_off, row_too_long
 from appliance.errors import Reason
 
 if TYPE_CHECKING:
+    from pyarrow import Array
     from pyarrow.parquet import ParquetFile
 
 Row: TypeAlias = dict[str, Any]
 
 _MAGIC: Final = b"PAR1"
-_BATCH_BYTES: Final = 4 * 2**20
-_MOST_ROWS_A_BATCH: Final = 1024
-# As Python objects at a time: a value that stands in the file once may stand in every row.
+# A value that stands in the file once may stand in every row.
 _ROWS_AT_ONCE: Final = 32
 
 
@@ -61,26 +60,30 @@ def _rows(file: "ParquetFile", findings: Findings, most_bytes: int) -> Iterator[
     groups = range(file.metadata.num_row_groups)
     size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
     average = size // max(1, file.metadata.num_rows) + 1
-    rows_a_batch = max(1, min(_MOST_ROWS_A_BATCH, _BATCH_BYTES // average))
     number, unpacked = 0, size
-    for batch in file.iter_batches(batch_size=rows_a_batch, use_threads=False):
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-            part = batch.slice(start, _ROWS_AT_ONCE)
-            if part.nbytes > _ROWS_AT_ONCE * LONGEST_ROW:
-                findings.add(number + 1, row_too_long())
-                return
-            rows = part.to_pylist()
-            unpacked += max(0, sum(map(_text_bytes, rows)) - average * len(rows))
-            if unpacked > most_bytes:
-                findings.add(number + 1, _too_large(unpacked))
-                return
-            yield from enumerate(rows, start=number + 1)
-            number += len(rows)
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+        taken = sum(map(_unpacked_bytes, batch.columns))
+        if taken > _ROWS_AT_ONCE * LONGEST_ROW:
+            findings.add(number + 1, row_too_long())
+            return
+        unpacked += max(0, taken - average * batch.num_rows)
+        if unpacked > most_bytes:
+            findings.add(number + 1, _too_large(unpacked))
+            return
+        yield from enumerate(batch.to_pylist(), start=number + 1)
+        number += batch.num_rows
 
 
-def _text_bytes(row: Row) -> int:
-    """About how much memory a row takes: its texts, which the file may hold once for all rows."""
-    return sum([len(value) for value in row.values() if type(value) is str])
+def _unpacked_bytes(values: "Array") -> int:
+    """About how much memory values take, however deep they lie: the file may hold a text once for all rows."""
+    from pyarrow import compute, types
+
+    if types.is_dictionary(values.type):
+        lengths = compute.binary_length(values.dictionary)
+        return compute.sum(lengths.take(values.indices)).as_py() or 0
+    if types.is_struct(values.type):
+        return sum(map(_unpacked_bytes, values.flatten()))
+    return _unpacked_bytes(values.flatten()) if types.is_nested(values.type) else values.nbytes
 
 
 def _too_large(size: int) -> Fault:

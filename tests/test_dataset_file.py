@@ -4,6 +4,7 @@ import io
 import json
 import random
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -235,10 +236,26 @@ def test_half_a_parquet_file_looks_cut_off(tmp_path: Path):
     assert "let the name end in what it is" in problem.message
 
 
-def test_one_value_in_every_row_of_a_parquet_file_is_not_held_in_memory_for_each(tmp_path: Path):
+def one_text(rows: int) -> pa.Array:
+    """The same megabyte in every row, once in the file."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 10**6])
+
+
+def one_answer(rows: int) -> pa.Array:
+    """The same megabyte as the answer of every conversation."""
+    contents = pa.DictionaryArray.from_arrays(pa.array([0, 1] * rows, pa.int32()), ["Why?", "x" * 10**6])
+    turns = pa.StructArray.from_arrays([pa.array(["user", "assistant"] * rows), contents], ["role", "content"])
+    return pa.ListArray.from_arrays(pa.array(range(0, 2 * rows + 1, 2), pa.int32()), turns)
+
+
+@pytest.mark.parametrize("store_schema", [True, False], ids=["as written", "decoded"])
+@pytest.mark.parametrize(("column", "values"), [("text", one_text), ("messages", one_answer)])
+def test_one_value_in_every_row_of_a_parquet_file_is_not_held_in_memory_for_each(
+    tmp_path: Path, column: str, values: Callable[[int], pa.Array], store_schema: bool
+):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays([0] * 3000, ["x" * 10**6])}), path)
+    pq.write_table(pa.table({column: values(3000)}), path, store_schema=store_schema)
     assert path.stat().st_size < 10**6
     findings = Findings(path.name)
     summary = check_dataset(
@@ -247,3 +264,12 @@ def test_one_value_in_every_row_of_a_parquet_file_is_not_held_in_memory_for_each
     assert summary.rows == 3000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
     assert check(path, most_bytes=10**8)[1][0].code == "too_large_unpacked"
+
+
+def test_one_value_many_times_in_one_row_of_a_parquet_file_is_a_row_too_long(tmp_path: Path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"messages": pa.ListArray.from_arrays([0, 3000], one_text(3000))}), path)
+    (problem,) = check(path, most_bytes=10**10)[1]
+    assert (problem.code, problem.line) == ("row_too_long", 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
