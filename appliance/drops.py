@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from appliance.drop_problems import ambiguous, not_a_dataset, odd_in_folder, too_many, unsafe_file
 from appliance.errors import Problem
 from appliance.job import Role
-from appliance.names import CHECK_FOLDER, role_of
+from appliance.names import CHECK_FOLDER, parse_number, role_of
 from appliance.settling import (
     Area,
     Drop,
@@ -246,6 +246,6 @@ def is_button(path: str) -> tuple[str, str] | None:
     number = target.split("-")[0]
     if target == "queue" and action in QUEUE_BUTTONS:
         return action, "queue"
-    if number.isascii() and number.isdigit() and action in JOB_BUTTONS:
+    if parse_number(number) is not None and action in JOB_BUTTONS:
         return action, number
     return None

@@ -20,7 +20,7 @@ from appliance.files import sync
 from appliance.inbox import Inbox
 from appliance.job import DroppedFile, Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
-from appliance.names import job_id, job_number, printable
+from appliance.names import job_id, job_number, parse_number, printable
 from appliance.outbox import find_result
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
@@ -145,10 +145,11 @@ class EarlierRows:
 
     def files_of(self, name: str) -> list[tuple[DroppedFile, Path]] | Problem:
         """The dataset of `job:0007`, and its held-out file where it had one; or why they cannot be had."""
-        number = int(name.removeprefix("job:"))
-        job = self.store.job(number)
+        digits = name.removeprefix("job:")
+        number = parse_number(digits)
+        job = self.store.job(number) if number is not None else None
         if job is None:
-            return _no_rows(name, f"there is no job {number:04d}; STATUS.html and `appliance jobs` list them")
+            return _no_rows(name, f"there is no job {digits.zfill(4)}; STATUS.html and `appliance jobs` list them")
         wanted = [file for file in job.files if file.role in (Role.DATASET, Role.EVAL)]
         found = [(file, path) for file in wanted if (path := self.path_of(job, file)) is not None]
         if not any(file.role is Role.DATASET for file in wanted):

@@ -16,6 +16,9 @@ READ_ME: Final = "READ ME FIRST.txt"
 SENTINEL: Final = ".appliance"
 CHECK_FOLDER: Final = "check"
 
+# What has more digits names no job: the database could not even look for it.
+LONGEST_NUMBER: Final = 9
+
 # What editors, browsers, sync clients and operating systems leave behind; compared in lower case.
 # fmt: off
 _IGNORED_BEGINNINGS: Final = (".", "~syncthing~", "~$")
@@ -95,5 +98,16 @@ def job_id(number: int, name: str) -> str:
 
 def job_number(directory_name: str) -> int | None:
     """The number in front of a directory name like `0008-support.rejected`, or None when it is not one of ours."""
-    match = re.match(r"(\d{4,})-", directory_name)
-    return int(match.group(1)) if match else None
+    digits, dash, _ = directory_name.partition("-")
+    return parse_number(digits) if dash and len(digits) >= 4 else None
+
+
+def named_number(name: str) -> int | None:
+    """The number of the job that a person or an address names: `7`, `0007` or `0007-support`."""
+    number = parse_number(name)
+    return job_number(name) if number is None else number
+
+
+def parse_number(digits: str) -> int | None:
+    """A job's number as it is written, `7` or `0007`; None when it is none, or longer than any."""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= LONGEST_NUMBER else None

@@ -100,6 +100,7 @@ def test_the_rows_of_a_job_that_runs_can_be_used_already(box: Box):
     ("spoil", "says"),
     [
         ("no such job", "there is no job 0009"),
+        ("no such number", f"there is no job {'9' * 25}"),
         ("gone", "is not kept any more"),
         ("changed", "is not what was dropped any more"),
     ],
@@ -112,7 +113,8 @@ def test_rows_that_are_not_there_any_more_are_said_so(box: Box, spoil: str, says
         path.unlink()
     if spoil == "changed":
         path.write_text("{}\n")
-    put(box, "again.yaml", f"base_model: demo\ndataset: job:{'0009' if spoil == 'no such job' else '0001'}\n")
+    number = {"no such job": "0009", "no such number": "9" * 25}.get(spoil, "0001")
+    put(box, "again.yaml", f"base_model: demo\ndataset: job:{number}\n")
     box.turn_until(lambda: box.job(2) is not None)
     (problem,) = problems(box, 2)
     assert box.ended(2).outcome is Outcome.REJECTED

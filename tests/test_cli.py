@@ -132,8 +132,9 @@ def test_jobs_and_one_job_are_shown_to_people_and_programs(shell: Shell):
 
 def test_a_job_that_is_none_is_said_to_be_none(shell: Shell):
     shell.database(a_job())
-    done = shell.type("show", "8")
-    assert (done.returncode, "there is no job 8" in done.stderr) == (2, True)
+    for name in ("8", "9" * 25, f"{'9' * 25}-support"):
+        done = shell.type("show", name)
+        assert (done.returncode, f"there is no job {name}" in done.stderr) == (2, True)
 
 
 def test_cancel_leaves_a_request_for_the_daemon(shell: Shell):

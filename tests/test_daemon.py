@@ -144,6 +144,13 @@ def test_cancel_stops_a_running_stage_and_gives_the_files_back(box: Box, stage: 
     box.turn_until(lambda: not (box.inbox / "0001.cancel").exists())
 
 
+def test_a_button_for_a_number_that_no_job_can_have_ends_no_turn(box: Box):
+    (box.inbox / f"{'9' * 25}.cancel").touch()
+    assert box.ended().outcome is Outcome.REJECTED
+    box.drop()
+    assert box.ended(2).state is JobState.SUCCEEDED
+
+
 def test_cancel_of_a_waiting_job_needs_no_stage(box: Box):
     box.appliance.store.ask("pause", "queue", now=0.0)
     box.drop()

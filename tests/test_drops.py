@@ -182,3 +182,4 @@ def test_buttons_are_known_with_and_without_txt():
     assert is_button("queue.pause") == ("pause", "queue")
     assert is_button("support.jsonl") is None
     assert is_button("folder/0007.cancel") is None
+    assert is_button(f"{'9' * 25}.cancel") is None

@@ -38,6 +38,7 @@ def test_a_drop_becomes_one_job_and_leaves_the_inbox(door: Door):
 
 def test_numbers_go_on_above_what_stands_in_the_outbox(door: Door):
     (door.places.outbox / "0041-old.failed").mkdir()
+    (door.places.outbox / f"{'9' * 25}-a").mkdir()
     door.put("a.jsonl")
     (job,) = door.take_in(door.drops()[0])
     assert job.number == 42

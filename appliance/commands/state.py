@@ -2,7 +2,7 @@
 
 from appliance.errors import ApplianceError
 from appliance.job import Job
-from appliance.names import job_number
+from appliance.names import named_number
 from appliance.settings import Settings
 from appliance.store import DATABASE, Store
 
@@ -33,7 +33,7 @@ def open_state() -> tuple[Store, Settings]:
 
 def find_job(store: Store, name: str) -> Job:
     """The job that a person named by number or id. Raises NoSuchJobError."""
-    number = int(name) if name.isascii() and name.isdigit() else job_number(name)
+    number = named_number(name)
     job = store.job(number) if number is not None else None
     if job is None:
         raise NoSuchJobError(f"there is no job {name}", hint="`appliance jobs` lists them.")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from appliance.history import Histories
 from appliance.job import ENDED, Job, JobState, Push
+from appliance.names import named_number
 from appliance.web.answers import JobAnswer, ProblemAnswer
 from appliance.web.guards import may_read
 from appliance.web.jobs import answer
@@ -66,7 +67,7 @@ def job_finder(site: Site) -> Callable[[str], Job]:
     """A function from what a path names to the job. It raises 404."""
 
     def find(name: str) -> Job:
-        number = site.number_of(name)
+        number = named_number(name)
         job = site.store.job(number) if number is not None else None
         if job is None:
             raise HTTPException(404, "there is no such job")

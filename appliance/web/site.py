@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.machine_watch import NOTHING_READ, MachineReading
-from appliance.names import job_number
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
@@ -26,7 +25,3 @@ class Site:
     recipes: tuple[str, ...] = ()
     machine: Callable[[], MachineReading] = lambda: NOTHING_READ
     stopping: threading.Event = field(default_factory=threading.Event)
-
-    def number_of(self, name: str) -> int | None:
-        """The number of the job that a path names: `7`, `0007` or `0007-support`."""
-        return int(name) if name.isascii() and name.isdigit() and len(name) < 10 else job_number(name[:255])
