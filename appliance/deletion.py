@@ -17,12 +17,20 @@ from appliance.store import Store
 
 
 @dataclass(frozen=True)
+class OnHub:
+    """A repository with a job's adapter. `surely`: a push there ended well; otherwise one was begun, and may have."""
+
+    repository: str
+    surely: bool
+
+
+@dataclass(frozen=True)
 class Remains:
     """What is left of a job: files that cannot go, other jobs with the same data, and what was pushed."""
 
     files: tuple[str, ...] = ()
     same_data: tuple[str, ...] = ()
-    pushed: str | None = None
+    on_hub: tuple[OnHub, ...] = ()
 
 
 def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: LabelCache) -> Remains:
@@ -34,18 +42,22 @@ def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: Lab
             left.append(str(folder))
     for file in job.files:
         labels.forget(file.sha256)
-    Intentions.in_state(places.state).forget(own_repository(job.name, job.number, job.uuid))
-    remains = Remains(tuple(left), _same_data(job, store), pushed_to(job, store))
+    intentions = Intentions.in_state(places.state)
+    remains = Remains(tuple(left), _same_data(job, store), on_hub(job, store, intentions))
     if not left:
+        intentions.forget(own_repository(job.name, job.number, job.uuid))
         store.delete_job(job.number)
         forget_copies(store.path)
     return remains
 
 
-def pushed_to(job: Job, store: Store) -> str | None:
-    """The repository that this job was pushed to last."""
-    pushed = [event["repository"] for event in store.events(job.number) if event["event"] == "pushed"]
-    return str(pushed[-1]) if pushed else None
+def on_hub(job: Job, store: Store, intentions: Intentions) -> tuple[OnHub, ...]:
+    """Where this job was pushed to, or a push was begun to: one that was blocked may have got its commit through."""
+    events = store.events(job.number)
+    pushed = [event["repository"] for event in events if event["event"] == "pushed"]
+    begun = [event["repository"] for event in events if event["event"] == "push_started" and event.get("repository")]
+    meant = intentions.of(own_repository(job.name, job.number, job.uuid))
+    return tuple(OnHub(name, surely=name in pushed) for name in dict.fromkeys([*pushed, *begun, *meant]))
 
 
 def _results(job: Job, outbox: Path) -> list[Path]:

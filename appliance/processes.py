@@ -193,8 +193,13 @@ def started_at(pid: int) -> int | None:
 
 def kill_leftover(pid: int, pid_started: int) -> None:
     """End a stage of an earlier daemon, if that very process still runs."""
-    if started_at(pid) == pid_started:
+    if runs(pid, pid_started):
         signal_group(pid, signal.SIGKILL)
+
+
+def runs(pid: int, pid_started: int) -> bool:
+    """Whether that very process still runs."""
+    return started_at(pid) == pid_started
 
 
 def boot_id() -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.processes import boot_id, runs
 from appliance.pushing import Pending, PushError, PushResult
 from appliance.store import Store
 
@@ -42,6 +43,11 @@ class PushStore:
         """Pushes that a process was at when the daemon went down."""
         cursor = self._store.connection.execute(f"SELECT {_COLUMNS} FROM pushes WHERE pid IS NOT NULL")  # noqa: S608
         return [_row(found) for found in cursor]
+
+    def is_at_work(self, number: int) -> bool:
+        """Whether the process that was noted for a push runs at this moment."""
+        row = self.row(number)
+        return row.pid is not None and row.boot_id == boot_id() and runs(row.pid, row.pid_started or 0)
 
     def pending(self, number: int, *, asked: float, repository: str | None) -> Pending:
         """A pending push as `next_push` wants it; `repository` is the shared one that it goes to."""

@@ -61,6 +61,7 @@ class Pushes:
     ) -> None:
         self.running: Running | None = None
         self._store, self._rows = store, PushStore(store)
+        self._hub_org = settings.hub_org
         self._possible = settings.hub_org is not None and settings.hub_token is not None
         self._dir, self._start, self._boot_id = job_dir, start, boot_id
         self._shared: dict[int, str | None] = {}
@@ -134,7 +135,9 @@ class Pushes:
         (job_dir.stage(Stage.PUSH) / "failure.json").unlink(missing_ok=True)
         next_try = wall + pause_seconds(pending.attempts + 1)
         attempt = self._rows.begin(job.number, next_try=next_try, boot_id=self._boot_id)
-        self._store.note(job.number, "push_started", now=wall, attempt=attempt)
+        # For a shared repository nothing else tells that something of this job may be there.
+        goes_to = {"repository": f"{self._hub_org}/{pending.repository}"} if pending.repository else {}
+        self._store.note(job.number, "push_started", now=wall, attempt=attempt, **goes_to)
         process = self._start(Stage.PUSH, job_dir)
         pid_started = processes.started_at(process.pid) or 0
         self._rows.note_process(job.number, pid=process.pid, pid_started=pid_started)

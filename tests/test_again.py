@@ -15,13 +15,13 @@ import pytest
 from appliance.again import Reruns
 from appliance.daemon import Appliance
 from appliance.hub.intentions import Intentions
-from appliance.job import Job, JobState, Outcome, Role, Stage, move
+from appliance.job import Job, JobState, Outcome, Push, Role, Stage, move
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
 from appliance.pushing import own_repository
-from tests.box import DEADLINE_SECONDS, Box
+from tests.box import DEADLINE_SECONDS, Box, fake_but_push
 from tests.door import Door
-from tests.local_hub import serve
+from tests.local_hub import Asked, LocalHub, serve
 from tests.published import ORG, WRITE
 
 CANARY = "canary-7f3a9c"
@@ -340,6 +340,65 @@ def test_nothing_is_deleted_here_while_the_hub_keeps_it(box: Box, tmp_path: Path
     assert way_out in done.stderr
     assert (box.outbox / job.id).is_dir()
     assert box.job(1) is not None
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    with serve() as hub:
+        hub.user(WRITE, **{ORG: "write"})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("APPLIANCE_HUB_ORG", ORG)
+        yield hub
+
+
+@pytest.fixture
+def pushing(tmp_path: Path, hub: LocalHub) -> Iterator[Box]:
+    """An appliance that pushes to that Hub."""
+    box = Box(tmp_path, command=fake_but_push, hub_org=ORG, hub_token=WRITE)
+    yield box
+    box.stop()
+
+
+@pytest.mark.parametrize("shared", ["", "support"], ids=["of its own", "shared"])
+def test_what_a_blocked_push_left_is_told_or_taken_back(hub: LocalHub, pushing: Box, tmp_path: Path, shared: str):
+    def turn_public(_number: int, asked: Asked, done: bool) -> None:
+        for repo in hub.repos.values() if done and "/commit/" in asked.path else ():
+            repo.private = False
+
+    hub.watch = turn_public
+    (tmp_path / "token").write_text(WRITE)
+    there = {"APPLIANCE_HUB_TOKEN_FILE": str(tmp_path / "token")}
+    for number, with_hub in enumerate([(), ("--hub",)], start=1):
+        pushing.drop(adapter=shared)
+        pushing.turn_until(lambda number=number: push_of(pushing, number) is Push.BLOCKED, seconds=90)
+        ((repository, repo),) = hub.repos.items()
+        assert "adapter_model.safetensors" in repo.files()
+        done = command(pushing, "delete", str(number), *with_hub, **there)
+        assert done.returncode == 0, done.stderr
+        assert pushing.job(number) is None
+        assert (f"it may be there: {repository}" in done.stdout) == (not with_hub)
+        assert (f"was taken back from {repository}" in done.stdout) == bool(with_hub)
+        assert (repository in hub.repos) == (not with_hub or bool(shared))
+        hub.repos.clear()
+
+
+def push_of(box: Box, number: int) -> Push | None:
+    job = box.job(number)
+    return job.push if job else None
+
+
+def test_a_job_is_not_deleted_while_its_push_runs(hub: LocalHub, pushing: Box):
+    hub.fault("GET", "/api/models/", "silent")
+    pushing.drop(adapter="")
+    pushing.turn_until(lambda: bool(hub.requests), seconds=90)
+    done = command(pushing, "delete", "1")
+    assert (done.returncode, "job 0001-support is being pushed" in done.stderr) == (2, True)
+    assert pushing.job(1) is not None
+    hub.faults.clear()
+    pushing.stop()
+    pushing.start()
+    pushing.turn_until(lambda: push_of(pushing, 1) is Push.PUSHED, seconds=90)
+    assert command(pushing, "delete", "1").returncode == 0
 
 
 # KEEP_DATASETS

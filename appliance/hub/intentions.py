@@ -1,5 +1,6 @@
 """Which repositories this installation meant to create, written down before it asked for them. Loads no Hub library."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,10 +26,17 @@ class Intentions:
     def has(self, repository: str) -> bool:
         return self._path(repository).is_file()
 
+    def of(self, name: str) -> list[str]:
+        """Those that are noted of the repository `name`, in whichever organisation."""
+        return [json.loads(path.read_text())["repository"] for path in sorted(self._notes(name))]
+
     def forget(self, name: str) -> None:
-        """Remove what is noted of the repository `name`, in whichever organisation."""
-        for path in self.folder.glob(f"*--{name}.json"):
+        """Remove what `of` finds."""
+        for path in self._notes(name):
             path.unlink()
+
+    def _notes(self, name: str) -> list[Path]:
+        return list(self.folder.glob(f"*--{name}.json"))
 
     def _path(self, repository: str) -> Path:
         return self.folder / f"{repository.replace('/', '--')}.json"
