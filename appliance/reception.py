@@ -166,7 +166,7 @@ class Reception:
         """A renamed file may hide between two names during one listing, not during several."""
         self._absent = {key: self._absent.get(key, 0) + 1 for key in absent}
         for key, surveys in self._absent.items():
-            if surveys == SURVEYS_ABSENT and key not in self._removing:
+            if surveys >= SURVEYS_ABSENT and key not in self._removing:
                 self._store.forget_source(key)
 
     def _finish_removal(self, leftover: Leftover, now: float) -> None:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -137,9 +137,10 @@ class Turner:
         self.reception = Reception(self.door.inbox, self.door.store, self.door.places, self.rules, scan_seconds=0)
         self.shift = 0.0
 
-    def turn(self, *, surveys: int = 1) -> None:
+    def turn(self, *, surveys: int = 1, until: Callable[[], bool] | None = None) -> None:
+        """Turn until that many surveys were seen and it is so; by itself, until nothing is in hand."""
         end, seen = time.monotonic() + DEADLINE_SECONDS, 0
-        while seen < surveys or self.reception.busy:
+        while seen < surveys or not (until() if until else not self.reception.busy):
             assert time.monotonic() < end
             seen += self.reception.look(time.monotonic() + self.shift)
             self.reception.take_in(time.monotonic() + self.shift, wall=time.time())
@@ -169,6 +170,20 @@ def test_a_source_that_somebody_else_took_away_is_forgotten(tmp_path: Path):
     copied = turner.door.copy(drop)
     record(copied, installation="x", store=turner.door.store, places=turner.door.places, now=1.0)
     path.unlink()
+    turner.turn(surveys=SURVEYS_ABSENT + 1)
+    assert turner.door.store.unremoved() == {}
+
+
+def test_a_source_that_somebody_takes_away_while_its_removal_hangs_is_forgotten(tmp_path: Path):
+    turner = Turner(tmp_path)
+    inbox = HangingInbox(turner.door.inbox.path, "x", "remove")
+    inbox.answers.clear()
+    turner.reception.inbox = inbox
+    path = turner.door.put("a.jsonl")
+    turner.turn(until=inbox.hangs.is_set)
+    path.unlink()
+    turner.turn(surveys=SURVEYS_ABSENT + 1, until=lambda: True)
+    inbox.answers.set()
     turner.turn(surveys=SURVEYS_ABSENT + 1)
     assert turner.door.store.unremoved() == {}
 
