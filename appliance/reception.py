@@ -149,7 +149,7 @@ class Reception:
         survey = self._seen = done.result()
         self.availability = survey.availability
         # What was taken in since the survey began is no new file, though it was seen.
-        taken = {key.identity for keys in self._store.unremoved().values() for key in keys}
+        taken = {key.identity for key in self._store.unremoved()}
         self._sightings = {path: seen for path, seen in survey.sightings.items() if seen.entry.identity not in taken}
         self.drops = survey.drops
         if survey.availability is not Availability.AVAILABLE:

@@ -213,16 +213,12 @@ class Store:
         )
         return [_key(*row) for row in rows]
 
-    def unremoved(self) -> dict[bytes, list[DropKey]]:
-        """The sources that were taken in and, as far as is known, still lie in the inbox, by their path."""
+    def unremoved(self) -> list[DropKey]:
+        """The sources that were taken in and, as far as is known, still lie in the inbox."""
         rows = self.connection.execute(
             "SELECT path, device, inode, mtime_ns, size, kept FROM drop_keys WHERE removed = 0"
         )
-        found: dict[bytes, list[DropKey]] = {}
-        for row in rows:
-            key = _key(*row)
-            found.setdefault(key.path, []).append(key)
-        return found
+        return [_key(*row) for row in rows]
 
     def forget_source(self, key: DropKey) -> None:
         """A source is gone from the inbox: a new file of that name is a new drop, whatever its inode."""

@@ -5,7 +5,7 @@ found.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance.drops import find_drops, is_button
@@ -21,8 +21,6 @@ from appliance.store import DropKey
 MOST_ENDS = 500
 MOST_RECIPES = 100
 MOST_UNFINISHED = 100
-
-Keys = Mapping[bytes, list[DropKey]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Surveyor:
         self._endings: dict[tuple[str, Entry], Ending] = {}
         self._wanted: dict[tuple[str, Entry], str | None] = {}
 
-    def look(self, now: float, taken: Keys) -> Survey:
+    def look(self, now: float, taken: Sequence[DropKey]) -> Survey:
         """Look at the inbox. `now` is the monotonic time at which the look begins, `taken` what was taken from it."""
         began = time.monotonic()
         availability = self._inbox.availability()
@@ -91,7 +89,7 @@ class Surveyor:
         self._sightings = observe(self._sightings, listing, now=now)
         return self._survey(now, taken)
 
-    def _survey(self, now: float, taken: Keys) -> Survey:
+    def _survey(self, now: float, taken: Sequence[DropKey]) -> Survey:
         found = _recognise(self._sightings, taken, self._rules.max_bytes)
         returned = tuple(old.key for old in found if old.key.kept and self._is_takeable(old))
         leftovers = tuple(old for old in found if old.key not in returned)
@@ -111,7 +109,7 @@ class Surveyor:
             buttons={path: seen for path, seen in buttons.items() if seen.entry.kind is Kind.FILE},
             leftovers=leftovers,
             returned=returned,
-            absent=tuple(key for keys in taken.values() for key in keys if key not in there),
+            absent=tuple(key for key in taken if key not in there),
         )
         survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
         return survey
@@ -144,13 +142,12 @@ class Surveyor:
         return frozenset(path for path, _ in unfinished[:MOST_UNFINISHED] if self._inbox.held_open(path))
 
 
-def _recognise(sightings: Mapping[str, Sighting], taken: Keys, max_bytes: float) -> list[Leftover]:
+def _recognise(sightings: Mapping[str, Sighting], taken: Sequence[DropKey], max_bytes: float) -> list[Leftover]:
     """The files that were taken in already. A file is known by what it is, not by its name, which may have changed."""
-    keys = [key for keys in taken.values() for key in keys]
-    if not keys:
+    if not taken:
         return []
-    by_identity = {(key.device, key.inode, key.mtime_ns, key.size): key for key in keys}
-    growing = {(key.device, key.inode): key for key in keys if key.kept and key.size > max_bytes}
+    by_identity = {key.identity: key for key in taken}
+    growing = {(key.device, key.inode): key for key in taken if key.kept and key.size > max_bytes}
     found = []
     for path, seen in sightings.items():
         key = by_identity.get(seen.entry.identity)

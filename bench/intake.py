@@ -148,7 +148,7 @@ def survey_many(files: int) -> float:
             (Path(folder) / f"{number:05d}.jsonl").write_text('{"text": "a"}\n')
         surveyor = Surveyor(Inbox(Path(folder), "bench"), Rules(quiet_seconds=0, pair_seconds=0))
         began = time.perf_counter()
-        survey = surveyor.look(1000.0, {})
+        survey = surveyor.look(1000.0, [])
         seconds = time.perf_counter() - began
         assert len(survey.drops) == files
         assert any(drop.state is DropState.READY for drop in survey.drops)

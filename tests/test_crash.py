@@ -74,7 +74,7 @@ def promises_hold(door: Door, drop: Drop, expected: int) -> None:
     assert sorted(path.name for path in door.places.jobs.iterdir()) == sorted(job.id for job in jobs)
     assert list(door.places.incoming.iterdir()) == []
     assert [path for path in door.inbox.listing() if path != "f"] == []
-    assert door.store.unremoved() == {}
+    assert door.store.unremoved() == []
 
 
 def assert_whole(door: Door, job: Job, drop: Drop) -> None:

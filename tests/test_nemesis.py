@@ -230,7 +230,7 @@ def hold_the_promises(door: Door, nemesis: Nemesis) -> None:
     assert nemesis.sure <= set(taken), "a drop was lost"
     assert sorted(path.name for path in door.places.jobs.iterdir()) == sorted(job.id for job in jobs)
     assert list(door.places.incoming.iterdir()) == []
-    kept = {os.fsdecode(path) for path, keys in door.store.unremoved().items() if any(key.kept for key in keys)}
+    kept = {os.fsdecode(key.path) for key in door.store.unremoved() if key.kept}
     assert set(door.inbox.listing()) == kept
     assert all(path.endswith(".json") for path in kept), "only what is too large stays"
     assert not any(SECRET.encode() in path.read_bytes() for path in door.places.state.rglob("*") if path.is_file()), (

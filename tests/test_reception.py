@@ -160,7 +160,7 @@ def test_a_source_that_was_renamed_before_it_could_be_removed_is_no_second_job(t
     turner.turn(surveys=4)
     assert [job.name for job in turner.jobs()] == ["a"]
     assert turner.door.drops() == []
-    assert turner.door.store.unremoved() == {}
+    assert turner.door.store.unremoved() == []
 
 
 def test_a_source_that_somebody_else_took_away_is_forgotten(tmp_path: Path):
@@ -171,7 +171,7 @@ def test_a_source_that_somebody_else_took_away_is_forgotten(tmp_path: Path):
     record(copied, installation="x", store=turner.door.store, places=turner.door.places, now=1.0)
     path.unlink()
     turner.turn(surveys=SURVEYS_ABSENT + 1)
-    assert turner.door.store.unremoved() == {}
+    assert turner.door.store.unremoved() == []
 
 
 def test_a_source_that_somebody_takes_away_while_its_removal_hangs_is_forgotten(tmp_path: Path):
@@ -185,7 +185,7 @@ def test_a_source_that_somebody_takes_away_while_its_removal_hangs_is_forgotten(
     turner.turn(surveys=SURVEYS_ABSENT + 1, until=lambda: True)
     inbox.answers.set()
     turner.turn(surveys=SURVEYS_ABSENT + 1)
-    assert turner.door.store.unremoved() == {}
+    assert turner.door.store.unremoved() == []
 
 
 def test_a_file_that_grows_for_ever_is_refused_once(tmp_path: Path):
@@ -286,7 +286,7 @@ def test_a_look_at_very_many_names_looks_into_few_at_a_time(tmp_path: Path):
     surveyor = Surveyor(Inbox(tmp_path, "x"), Rules(quiet_seconds=0, pair_seconds=0))
     ready = []
     for look in range(3):
-        drops = surveyor.look(1000.0 + 100 * look, {}).drops
+        drops = surveyor.look(1000.0 + 100 * look, []).drops
         ready.append(sum(drop.state is DropState.READY for drop in drops))
     assert ready == [500, 1000, 1200]
 

@@ -58,10 +58,10 @@ def test_a_failed_transaction_leaves_nothing(store: Store):
 
 def test_a_source_that_was_taken_in_is_known_until_it_is_removed(store: Store):
     store.add_job(a_job(), [KEY])
-    assert store.unremoved() == {KEY.path: [KEY]}
+    assert store.unremoved() == [KEY]
     store.forget_source(KEY)
     # A new file may get the inode, and with `cp -p` the time, of one that is gone.
-    assert store.unremoved() == {}
+    assert store.unremoved() == []
 
 
 def test_an_attempt_counts_before_anyone_saw_its_end(store: Store):
