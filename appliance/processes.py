@@ -102,9 +102,9 @@ def start_stage(stage: Stage, job: JobDir, settings: Settings, *, command: Comma
 def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a stage: network settings and a token for fetch (reading) and push (writing) alone."""
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
-    ours = {
-        name: value for name, value in environment.items() if name.startswith(PREFIX) and name not in SECRET_VARIABLES
-    }
+    # `.env` lies where the daemon was started, and a stage works elsewhere.
+    given = settings.variables() | {name: value for name, value in environment.items() if value}
+    ours = {name: value for name, value in given.items() if name.startswith(PREFIX) and name not in SECRET_VARIABLES}
     caches = _cache_folders(settings, environment)
     folders = {f"{PREFIX}{name.upper()}": str(getattr(settings, name).resolve()) for name in _FOLDERS}
     hidden = os.pathsep.join(map(str, settings.secret_files()))

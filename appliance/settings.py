@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     heartbeat_url: str | None = Field(None, repr=False)
 
     _secret_files: tuple[Path, ...] = PrivateAttr(())
+    _variables: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -121,6 +122,10 @@ class Settings(BaseSettings):
         """Where secrets lie on this machine: the files that were named, and `.env`."""
         return self._secret_files
 
+    def variables(self) -> dict[str, str]:
+        """What was given, secrets included, by the full name of its variable, wherever it was found."""
+        return self._variables
+
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Self:
         """Settings from the environment over `.env` over the defaults.
@@ -141,7 +146,8 @@ class Settings(BaseSettings):
             hints.append("README.md lists the settings and their values.")
         if problems:
             raise SettingsError("; ".join(problems), hint="\n".join(dict.fromkeys(hints)))
-        files = [Path(text) for name, text in ours if name.upper() in _SECRET_FILES and text]
+        settings._variables = {name.upper(): text for name, text in ours}
+        files = [Path(text) for name, text in ours if name.upper() in _SECRET_FILES]
         settings._secret_files = tuple(path.absolute() for path in (dotenv, *files))
         return settings
 

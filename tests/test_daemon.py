@@ -14,6 +14,7 @@ from appliance.job import FailureClass, JobState, Outcome, Push, Stage, Waiting
 from appliance.lock import AlreadyRunningError
 from appliance.outbox import read_manifest
 from appliance.processes import stage_environment
+from appliance.settings import Settings
 from tests.box import Box
 
 
@@ -250,6 +251,29 @@ def test_a_stage_gets_no_token_and_no_network_settings(box: Box, monkeypatch: py
     assert fetch["APPLIANCE_HUB_READ_TOKEN"] == "read"
     assert "write" not in fetch.values()
     assert fetch["HTTPS_PROXY"] == "http://proxy:1"
+
+
+def test_what_stands_in_dotenv_reaches_the_stages_but_for_its_secrets(tmp_path: Path):
+    dotenv = tmp_path / ".env"
+    lines = [
+        "CHECKPOINT_MINUTES=3",
+        "STALL_MINUTES=7",
+        "HUB_TOKEN=hf_write",
+        "API_TOKEN=word",
+        "NOTIFY_URLS=ntfy://key",
+    ]
+    dotenv.write_text("".join(f"APPLIANCE_{line}\n" for line in lines) + "appliance_read_token=other\nSECRET=y\n")
+    environment = {"APPLIANCE_STALL_MINUTES": "9", "APPLIANCE_CHECKPOINT_MINUTES": ""}
+    settings = Settings.load(environment, dotenv=dotenv)
+    given = stage_environment(Stage.TRAIN, settings, environment)
+
+    nowhere = tmp_path / "none"
+    assert (settings.checkpoint_minutes, settings.stall_minutes) == (3, 9)
+    assert Settings.load(given, dotenv=nowhere).model_dump(include={"checkpoint_minutes", "stall_minutes"}) == {
+        "checkpoint_minutes": 3,
+        "stall_minutes": 9,
+    }
+    assert not {"hf_write", "word", "ntfy://key", "other", "y"} & set(given.values())
 
 
 def test_a_stage_dies_with_the_daemon(box: Box):
