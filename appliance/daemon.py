@@ -349,13 +349,10 @@ class Appliance:
             # A running training is worth more than the turn: the next one starts from what is written down.
             logger.exception("a turn of the loop met an error")
             passes = self.upkeep.met(error)
-            return self._count_error() or passes
+            with contextlib.suppress(sqlite3.Error):
+                self.store.count("loop_errors_total", {"loop": "main"})
+            return passes
         return True
-
-    def _count_error(self) -> bool:
-        with contextlib.suppress(sqlite3.Error):
-            self.store.count("loop_errors_total", {"loop": "main"})
-        return False
 
     def stop(self) -> None:
         """Ask every stage to stop and wait for them; each has its own grace time, then it is killed."""

@@ -1,5 +1,6 @@
 """Room on the disks: what must stay free, and the ballast that is thrown overboard when nothing is."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -80,19 +81,20 @@ class Ballast:
         return self._path.exists()
 
     def drop(self) -> bool:
-        """Give its room to what has to be written now. False when there was none."""
+        """Give its room to what has to be written now. False when there was none, or the disk gives nothing back."""
         try:
             self._path.unlink()
-        except FileNotFoundError:
+        except OSError:
+            # Not there, or on a disk that has become read-only: whoever asks is in trouble already.
             return False
         logger.error("the disk of the state folder is full: its last reserve is used to keep the books")
         return True
 
-    def restore(self, *, keep_free: int = 0) -> bool:
-        """Take the room again if it, and `keep_free` beyond it, is to be had. True when the ballast is there."""
+    def restore(self) -> bool:
+        """Take the room again if it is to be had. True when the ballast is there."""
         if self.is_there:
             return True
-        if space_of(self._path.parent).free_bytes < self.bytes + keep_free:
+        if space_of(self._path.parent).free_bytes < self.bytes:
             return False
         temporary = self._path.with_name(".ballast.tmp")
         try:
@@ -103,6 +105,7 @@ class Ballast:
             temporary.rename(self._path)
             sync(self._path.parent)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             return False
         return True

@@ -6,16 +6,19 @@ Full disks are real here: small file systems in memory, where the machine lets u
 import contextlib
 import errno
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from appliance.database import DATABASE
 from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.job import JobState, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.preflight import lacks_room, needed_bytes, training_bytes
 from appliance.settings import Settings
+from appliance.upkeep import Upkeep
 from tests.box import Box
 from tests.jobs import make_job
 from tests.small_disk import small_disk
@@ -122,6 +125,21 @@ def test_the_ballast_is_real_room_and_comes_back_only_when_there_is_some(tmp_pat
         assert not ballast.restore()
         film.unlink()
         assert ballast.restore()
+
+
+@pytest.mark.parametrize("ballast", [True, False])
+def test_a_disk_that_became_read_only_is_a_trouble_that_passes(tmp_path: Path, ballast: bool):
+    with small_disk(tmp_path, 8 * MB):
+        upkeep = Upkeep(Settings(state=tmp_path), tmp_path / DATABASE)
+        if ballast:
+            Ballast(tmp_path, MB).restore()
+        assert (tmp_path / "ballast").exists() is ballast
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True, timeout=60)
+        with pytest.raises(OSError, match="Read-only") as refused:
+            (tmp_path / "job.json").write_text("{}")
+        assert upkeep.met(refused.value)
+        upkeep.keep(100.0, 100.0)
+        assert (tmp_path / "ballast").exists() is ballast
 
 
 def test_the_reserve_leaves_a_small_disk_something(tmp_path: Path):
