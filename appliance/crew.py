@@ -113,21 +113,26 @@ class Crew:
     def _tripped(self, running: Running) -> Trip | None:
         return self._guard.trip(running.process) if self._guard is not None else None
 
+    def waiting(self, wall: float) -> list[tuple[Job, Stage]]:
+        """The jobs that nobody works on, oldest first, each with its next stage."""
+        jobs = [job for job in self._store.active_jobs() if job.number not in self.running]
+        picked_up = [self._picked_up(job, wall) for job in jobs]
+        return [(job, next_stage(job, self._pipeline.dir(job))) for job in picked_up]
+
     def start(
         self,
-        waiting: Iterable[Job],
+        waiting: Iterable[tuple[Job, Stage]],
         now: float,
         *,
         wall: float,
         gpu: tuple[Waiting, str] | None = None,
         obstacle: Obstacle = nothing_in_the_way,
     ) -> None:
-        """Start the next stage of every job that there is room for.
+        """Start the next stage of every waiting job that there is room for.
 
         `gpu` says why the GPU lane is closed, if it is; `obstacle` why one job cannot start although there is room.
         """
-        waiting = [self._picked_up(job, wall) for job in waiting]
-        jobs = [(job, next_stage(job, self._pipeline.dir(job))) for job in waiting]
+        jobs = list(waiting)
         if gpu is not None:
             self._mark_waiting([job for job, stage in jobs if LANES[stage] is Lane.GPU], *gpu)
             jobs = [(job, stage) for job, stage in jobs if LANES[stage] is not Lane.GPU]

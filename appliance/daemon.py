@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -258,36 +258,33 @@ class Appliance:
                 logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
 
     def start_stages(self, now: float, wall: float) -> None:
-        """Start what there is room for; make room on the GPU for what comes first, and for others when it is idle."""
-        waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
-        obstacle = partial(self._obstacle, now=now)
+        """Start what there is room for; take the GPU for what could begin on it, give it back when nothing could."""
+        waiting = self.crew.waiting(wall)
+        # One answer a turn: what the GPU is taken for is what begins on it.
+        obstacle = cache(partial(self._obstacle, now=now))
         if self.lane.is_outside_window(wall):
             self.crew.ask_gpu_to_stop(now, StopReason.WINDOW)
         closed = self.lane.closed(now, wall, paused=self._paused())
-        wanting = self._want_gpu(waiting, wall, obstacle) if closed is None else []
-        if wanting and not self.crew.on_gpu:
+        for_gpu = [] if closed else [pair for pair in waiting if LANES[pair[1]] is Lane.GPU and is_due(pair[0], wall)]
+        if self.crew.on_gpu:
+            self._step_back(for_gpu, obstacle, now)
+        elif any(_may_begin(obstacle(job, stage)) for job, stage in for_gpu):
             closed = self.lane.take()
         else:
-            self._step_back(wanting, now)
-        self.crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
-        if not wanting and not self.crew.on_gpu:
             self.lane.idle()
+        self.crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
 
     def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
         job_dir = self.pipeline.dir(job)
         return self.upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(job, stage, job_dir, now)
 
-    def _want_gpu(self, waiting: Iterable[Job], wall: float, obstacle: Obstacle) -> list[Job]:
-        """The jobs whose next stage could begin on the GPU now, once whoever has its memory has made room."""
-        stages = [(job, next_stage(job, self.pipeline.dir(job))) for job in waiting if is_due(job, wall)]
-        on_gpu = [(job, obstacle(job, stage)) for job, stage in stages if LANES[stage] is Lane.GPU]
-        return [job for job, found in on_gpu if found is None or found[0] is Waiting.MEMORY]
-
-    def _step_back(self, wanting: Iterable[Job], now: float) -> None:
+    def _step_back(self, for_gpu: Iterable[tuple[Job, Stage]], obstacle: Obstacle, now: float) -> None:
         """Have a running training make room for a `high` job; once for each, in case that it does not fit even then."""
-        urgent = [job for job in wanting if job.number not in self._stepped_back_for]
-        if makes_room([running.job for running in self.crew.on_gpu], urgent):
-            self._stepped_back_for |= {job.number for job in urgent}
+        running = [running.job for running in self.crew.on_gpu]
+        new = [(job, stage) for job, stage in for_gpu if job.number not in self._stepped_back_for]
+        urgent = {job.number for job, stage in new if makes_room(running, [job]) and _may_begin(obstacle(job, stage))}
+        if urgent:
+            self._stepped_back_for |= urgent
             self.crew.ask_gpu_to_stop(now, StopReason.PREEMPTED)
 
     def push_adapters(self, now: float, wall: float) -> None:
@@ -388,6 +385,11 @@ class Appliance:
 
     def _paused(self) -> bool:
         return self.store.fact("paused") == "True"
+
+
+def _may_begin(obstacle: tuple[Waiting, str] | None) -> bool:
+    """Whether a stage could begin on the GPU now, once whoever has its memory has made room."""
+    return obstacle is None or obstacle[0] is Waiting.MEMORY
 
 
 def open_places(settings: Settings) -> Places:

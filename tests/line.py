@@ -98,8 +98,7 @@ class Line:
         for job, _, _ in self.crew.reap(wall, wall=wall):
             if job.state in ENDED:
                 self.pipeline.clean(job)
-        waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
-        self.crew.start(waiting, wall, wall=wall)
+        self.crew.start(self.crew.waiting(wall), wall, wall=wall)
 
     @property
     def starts(self) -> list[str]:

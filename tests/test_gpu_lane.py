@@ -13,6 +13,7 @@ from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, GpuLane
 from appliance.gpu_presence import GpuPresence, find_fault
 from appliance.guard import MemoryGuard
 from appliance.job import Job, JobState, Priority, Stage, Waiting
+from appliance.job_dir import JobDir
 from appliance.memory import Floors, Memory, Reading
 from appliance.neighbour import TRIES, Neighbour, Side
 from appliance.pipeline import startable
@@ -202,6 +203,31 @@ def test_the_server_makes_room_before_the_training_and_hears_when_it_is_over(tmp
     assert server.told == ["/before", "/after"]
     box.stop()
     assert server.told == ["/before", "/after"]
+
+
+def test_nothing_begins_that_the_gpu_was_not_taken_for_and_nobody_is_asked_while_it_is_busy(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    box = Box(tmp_path, before_train_url=f"{server.url}/before")
+    asked: list[int] = []
+
+    def obstacle(job: Job, stage: Stage, job_dir: JobDir) -> tuple[Waiting, str] | None:
+        """The disk is full when it is looked at first, and has room a moment later."""
+        if stage is not Stage.TRAIN:
+            return None
+        asked.append(job.number)
+        return (Waiting.DISK, "full") if len(asked) == 1 else None
+
+    monkeypatch.setattr(box.appliance.upkeep, "obstacle", obstacle)
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    assert server.told == ["/before"]
+    box.drop("b.jsonl")
+    box.turn_until(lambda: (box.appliance.places.jobs / "0002-b" / "prepare" / "result.json").exists())
+    for _ in range(10):
+        box.tick()
+    assert set(asked) == {1}
+    box.stop()
 
 
 def test_a_daemon_that_ends_gives_the_gpu_back_and_so_does_one_after_a_crash(tmp_path: Path, server: Server):

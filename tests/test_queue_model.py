@@ -144,9 +144,8 @@ class Queue(RuleBasedStateMachine):
         for job, _, _ in self.crew.reap(self.now, wall=self.now):
             if job.state in ENDED:
                 self.pipeline.clean(job)
-        waiting = [job for job in self.store.active_jobs() if job.number not in self.crew.running]
         closed = (Waiting.PAUSED, "") if self.paused else None
-        self.crew.start(waiting, self.now, wall=self.now, gpu=closed)
+        self.crew.start(self.crew.waiting(self.now), self.now, wall=self.now, gpu=closed)
         if self.paused:
             assert not [n for n in set(self.crew.running) - before if LANES[self.crew.running[n].stage] is Lane.GPU]
 
