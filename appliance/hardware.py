@@ -7,7 +7,7 @@ from typing import Final
 import pynvml
 
 from appliance.measurements import read_calibration
-from appliance.memory import read_memory
+from appliance.memory import memory_reserve_bytes, read_memory
 from appliance.planning.machine import Machine
 from appliance.settings import Settings
 
@@ -19,17 +19,13 @@ CPU_FLOPS_PER_CORE: Final = 1e10
 
 
 def this_machine(settings: Settings) -> Machine:
-    """The machine that a plan is made for, with what trainings have shown on it.
-
-    Where CPU and GPU share one memory, running out of it freezes the host, so the whole reserve is kept (of a small
-    machine at most half). Elsewhere it is an ordinary error, and an eighth is enough.
-    """
+    """The machine that a plan is made for, with what trainings have shown on it."""
     total = read_memory().total_bytes
     gpu = _gpu_memory(total)
     memory, unified = (total, False) if gpu is None else (gpu.total_bytes, gpu.unified)
     return Machine(
         memory_bytes=memory,
-        reserve_bytes=min(int(settings.memory_reserve_gb * 1e9), memory // (2 if unified else 8)),
+        reserve_bytes=memory_reserve_bytes(settings, memory, unified=unified),
         kind="cpu" if gpu is None else "gpu",
         flops_per_second=_cpu_flops() if gpu is None else _gpu_flops(settings),
         unified=unified,
@@ -43,12 +39,6 @@ def free_memory_bytes() -> int:
     memory = read_memory()
     gpu = _gpu_memory(memory.total_bytes)
     return memory.available_bytes if gpu is None or gpu.unified else gpu.free_bytes
-
-
-def gpu_memory_bytes(machine_bytes: int) -> int | None:
-    """The memory of the first GPU; the machine's own where the two share it; None without a GPU."""
-    gpu = _gpu_memory(machine_bytes)
-    return None if gpu is None else gpu.total_bytes
 
 
 @dataclass(frozen=True)

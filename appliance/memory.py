@@ -98,6 +98,15 @@ def memory_floors(settings: Settings, total_bytes: int) -> Floors:
     return Floors(int(first), int(second))
 
 
+def memory_reserve_bytes(settings: Settings, total_bytes: int, *, unified: bool) -> int:
+    """What a training must leave alone of one memory.
+
+    Where CPU and GPU share it, running out of it freezes the host, so the whole reserve is kept (of a small machine at
+    most half). Elsewhere it is an ordinary error, and an eighth is enough.
+    """
+    return min(int(settings.memory_reserve_gb * GB), total_bytes // (2 if unified else 8))
+
+
 def stay_in_memory() -> bool:
     """Keep this process's pages in memory, so that it can act while everything else waits for memory.
 

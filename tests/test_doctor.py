@@ -139,6 +139,11 @@ def test_the_default_reserve_is_no_problem_of_a_small_disk(machine: Path):
     assert [disk.level for disk in disks] == [Level.OK]
 
 
+def test_of_memory_that_no_gpu_shares_an_eighth_is_reserve_enough(machine: Path):
+    (memory, *_) = found("memory", memory_reserve_gb=10**6)
+    assert memory.level is Level.OK
+
+
 def test_a_recipe_that_cannot_be_read_is_named(machine: Path):
     (machine / "recipes" / "broken.yaml").write_text("base_model: demo\nlora: 3\n")
     (recipe,) = found("recipes")

@@ -17,6 +17,7 @@ from appliance.commands.plan_table import print_plan
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
+from appliance.memory import memory_reserve_bytes
 from appliance.models import canonical_id, find_config, read_config
 from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
@@ -70,7 +71,7 @@ def _machine(settings: Settings, memory: str | None) -> Machine:
         raise MemorySizeError(f"--memory is {memory}", hint="Write it like 128GB.")
     total = int(float(match.group(1)) * unit)
     # Planning for another machine means planning for one like a Spark, which this appliance is made for.
-    reserve = min(int(settings.memory_reserve_gb * 10**9), total // 2)
+    reserve = memory_reserve_bytes(settings, total, unified=True)
     speed = machine.flops_per_second if machine.kind == "gpu" else GPU_FLOPS
     return Machine(memory_bytes=total, reserve_bytes=reserve, kind="gpu", flops_per_second=speed, unified=True)
 

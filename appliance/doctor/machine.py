@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 
 from appliance import __version__, sandbox, surroundings
 from appliance.doctor.finding import Finding, ok, problem, warning
-from appliance.hardware import gpu_memory_bytes
-from appliance.memory import read_memory
+from appliance.hardware import this_machine
+from appliance.memory import memory_reserve_bytes, read_memory
 from appliance.settings import Settings
 from appliance.texts.wording import size
 
@@ -29,13 +29,13 @@ _HANGING_KERNEL: Final = re.compile(r"7\.0\.0-\d+-nvidia")
 def check_memory(settings: Settings) -> Iterator[Finding]:
     """Enough memory beyond the reserve; on a machine whose GPU shares it, no swap to thrash in."""
     memory = read_memory()
-    left = memory.available_bytes - settings.memory_reserve_gb * GB
+    reserve = memory_reserve_bytes(settings, memory.total_bytes, unified=this_machine(settings).unified)
     facts = {"total_bytes": memory.total_bytes, "available_bytes": memory.available_bytes}
     said = f"{size(memory.available_bytes)} of {size(memory.total_bytes)} memory available"
     if memory.total_bytes < LEAST_MEMORY_BYTES:
         yield problem("memory", f"{said}: too little to train anything", "use a machine with more memory", facts)
-    elif left <= 0:
-        message = f"{said}, and {settings.memory_reserve_gb:g} GB are kept in reserve: trainings would wait"
+    elif memory.available_bytes <= reserve:
+        message = f"{said}, and {size(reserve)} are kept in reserve: trainings would wait"
         look = surroundings.on_host("ps aux --sort=-rss | head")
         yield warning("memory", message, f"stop what uses it (`{look}`), or lower APPLIANCE_MEMORY_RESERVE_GB", facts)
     else:
@@ -73,7 +73,7 @@ def check_isolation(_settings: Settings) -> Iterator[Finding]:
         yield ok("isolation", message, {"landlock": version})
 
 
-def check_versions(_settings: Settings) -> Iterator[Finding]:
+def check_versions(settings: Settings) -> Iterator[Finding]:
     """The training stack is there in the versions that work together, built for the hardware that is here."""
     wanted = _training_stack()
     found = {requirement.name: _installed(requirement.name) for requirement in wanted}
@@ -87,7 +87,7 @@ def check_versions(_settings: Settings) -> Iterator[Finding]:
         yield problem("versions", f"the training stack is not what was tested: {', '.join(wrong)}", _reinstall())
         return
     yield ok("versions", f"appliance {__version__}, torch {found['torch']}, unsloth {found['unsloth']}", found)
-    if gpu_memory_bytes(0) is not None and _installed("cuda-toolkit") is None:
+    if this_machine(settings).kind == "gpu" and _installed("cuda-toolkit") is None:
         yield problem("versions", "there is a GPU, and torch was installed without CUDA", _reinstall())
 
 

@@ -11,11 +11,11 @@ import torch
 
 from appliance.errors import StageFailure
 from appliance.job import FailureClass
-from appliance.memory import read_memory
+from appliance.memory import memory_reserve_bytes, read_memory
 from appliance.planning.memory_bill import CUDA_CONTEXT_BYTES
 from appliance.processes import started_at
+from appliance.settings import Settings
 
-GB = 10**9
 _STATUS = Path("/proc/self/status")
 
 
@@ -83,7 +83,7 @@ def peak_cuda_reserved_bytes() -> int | None:
     return torch.cuda.max_memory_reserved() if has_gpu() else None
 
 
-def cap_gpu_memory(reserve_gb: float) -> None:
+def cap_gpu_memory(settings: Settings) -> None:
     """On a GPU that shares the host's memory, turn an overrun into an ordinary CUDA out-of-memory error.
 
     Without the cap it would not raise at all: it would wedge the host.
@@ -92,7 +92,8 @@ def cap_gpu_memory(reserve_gb: float) -> None:
         return
     total = torch.cuda.get_device_properties(0).total_memory
     # Not torch.cuda.mem_get_info: on unified memory it counts page cache that could be given back as used.
-    allowed = read_memory().available_bytes - reserve_gb * GB
+    memory = read_memory()
+    allowed = memory.available_bytes - memory_reserve_bytes(settings, memory.total_bytes, unified=True)
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, allowed / total)))
 
 

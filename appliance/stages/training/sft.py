@@ -30,7 +30,6 @@ from appliance.stages.training.checkpoints import (
     newest_good_checkpoint,
 )
 from appliance.stages.training.machine import (
-    cap_gpu_memory,
     forget_peak,
     peak_cuda_reserved_bytes,
     peak_resident_bytes,
@@ -45,13 +44,12 @@ Batch = dict[str, Any]
 Collate = Callable[[list[Batch]], Batch]
 
 
-def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float, reserve_gb: float) -> dict[str, Any]:
+def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float) -> dict[str, Any]:
     """Train to the end from wherever the last attempt got to, and leave the adapter. Returns the stage's result.
 
     Raises Stopped after SIGTERM, with everything up to the last finished step saved.
     """
     after_imports = resident_bytes()
-    cap_gpu_memory(reserve_gb)
     loaded = load_model(prepared)
     forget_peak()
     checkpoints = folder / "checkpoints"

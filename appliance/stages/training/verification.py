@@ -19,7 +19,6 @@ from appliance.job import Verdict
 from appliance.job_dir import ProgressWriter
 from appliance.stages.training.evaluate import Row, both_losses, broken, check_files, load_tuned_model, read_rows
 from appliance.stages.training.generation import Answer, Prompt, answers, read_prompts, stop_rate
-from appliance.stages.training.machine import cap_gpu_memory
 from appliance.stages.training.prepared import Prepared
 from appliance.stages.training.verdict import Comparison, RowLoss, compare, has_forgotten, judge
 
@@ -47,14 +46,11 @@ class Samples:
     stop_rate_tuned: float | None = None
 
 
-def verify(
-    folder: Path, prepared: Prepared, adapter: Path, trained: dict[str, Any], *, reserve_gb: float
-) -> dict[str, Any]:
+def verify(folder: Path, prepared: Prepared, adapter: Path, trained: dict[str, Any]) -> dict[str, Any]:
     """Compare base and tuned model, write `eval.json`, `rows.jsonl` and `samples.jsonl`, return the stage's result.
 
     Raises broken_adapter, with that verdict in `eval.json`, for an adapter that must not be published.
     """
-    cap_gpu_memory(reserve_gb)
     try:
         return _verify(folder, prepared, adapter, trained)
     except StageFailure as failure:
