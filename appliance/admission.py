@@ -1,6 +1,5 @@
 """Which trainings may start now: those that fit into the free memory, and those that are not too long to go unasked."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,10 +61,9 @@ class Admission:
 
 def _plan(job_dir: JobDir) -> dict[str, Any]:
     try:
-        plan: dict[str, Any] = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
+        return job_dir.plan() or {}
     except (OSError, ValueError):
         return {}
-    return plan
 
 
 def _too_large(needs: int, free: float, reserve: float) -> str:

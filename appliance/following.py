@@ -1,6 +1,5 @@
 """Following what the running stages report: folded into a picture for readers, and counted once, whatever is killed."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -89,7 +88,7 @@ class Follower:
 def _planned(job_dir: JobDir) -> dict[str, Any]:
     """What the plan says that the training's progress is seen against."""
     try:
-        plan = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
+        plan = job_dir.plan() or {}
     except (OSError, ValueError):
         return {}
     return {

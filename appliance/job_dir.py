@@ -52,6 +52,11 @@ class JobDir:
     def library_recipe(self) -> Path:
         return self.path / "library.yaml"
 
+    @property
+    def plan_file(self) -> Path:
+        """Written by `prepare`, and once more in smaller pieces after running out of memory."""
+        return self.path / Stage.PREPARE / "plan.json"
+
     def stage(self, stage: Stage) -> Path:
         """The folder of a stage, made when it is not there yet."""
         folder = self.path / stage.value
@@ -72,6 +77,10 @@ class JobDir:
 
     def write_result(self, stage: Stage, result: dict[str, Any]) -> None:
         write_json(self.stage(stage) / "result.json", result)
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan that the next training goes by, or None before there is one."""
+        return _read(self.plan_file)
 
     def problems(self, stage: Stage) -> list[Problem]:
         """What a stage found wrong with the input; empty when it found nothing."""

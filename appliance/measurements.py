@@ -1,7 +1,6 @@
 """What trainings have really needed on this machine: written down when one has ended, read when the next is planned."""
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ def record_measurement(store: Store, job_dir: JobDir, *, now: float) -> None:
     trained = job_dir.result(Stage.TRAIN)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         # A job that an older version planned says less; it is not measured.
-        plan = json.loads((job_dir.path / Stage.PREPARE / "plan.json").read_text())
-        if trained is not None and (measurement := measure(plan, trained)) is not None:
+        plan = job_dir.plan()
+        if plan is not None and trained is not None and (measurement := measure(plan, trained)) is not None:
             store.add_measurement(measurement.dump(), now=now)
 
 

@@ -6,7 +6,6 @@ from typing import Any, Final
 from appliance.disk import GB, Space, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.retries import read_plan
 from appliance.settings import Settings
 
 # Kept at once: the newest two, the last finite one, the best, and the one that is being written.
@@ -40,7 +39,7 @@ def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
         case Stage.PREPARE:
             return PREPARE_FACTOR * dropped + SMALL_BYTES // 4
         case Stage.TRAIN:
-            return training_bytes(read_plan(job_dir) or {})
+            return training_bytes(job_dir.plan() or {})
     return 0
 
 

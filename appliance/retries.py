@@ -2,8 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from appliance import exits
 from appliance.exits import StageEnd
@@ -63,28 +62,15 @@ def progress_mark(job_dir: JobDir) -> str:
     """
     checkpoints = job_dir.path / Stage.TRAIN / "checkpoints"
     complete = sorted(path.parent.name for path in checkpoints.glob("step-*/COMPLETE.json"))
-    plan = read_plan(job_dir)
+    plan = job_dir.plan()
     pieces = plan.get("smaller", 0) if plan else 0
     return (complete[-1] if complete else "") + (f" smaller {pieces}" if pieces else "")
-
-
-def read_plan(job_dir: JobDir) -> dict[str, Any] | None:
-    """The plan that the next training goes by, if `prepare` has made one."""
-    try:
-        plan: dict[str, Any] = json.loads(plan_file(job_dir).read_text())
-    except FileNotFoundError:
-        return None
-    return plan
-
-
-def plan_file(job_dir: JobDir) -> Path:
-    return job_dir.path / Stage.PREPARE / "plan.json"
 
 
 def _may_shrink(job: Job, stage: Stage, failure: FailureClass, job_dir: JobDir, store: Store) -> bool:
     """Write a smaller plan for the next try. False when there was the last one, or it cannot get smaller."""
     failures = [event.get("failure") for event in store.events(job.number) if event.get("stage") == stage]
-    plan = read_plan(job_dir)
+    plan = job_dir.plan()
     if plan is None or failures.count(failure) > SMALLER_TRIES[failure]:
         return False
     if plan.get("smaller", 0) >= sum(failures.count(kind) for kind in SMALLER_TRIES):
@@ -94,7 +80,7 @@ def _may_shrink(job: Job, stage: Stage, failure: FailureClass, job_dir: JobDir, 
     if smaller is None:
         # The guard may have stopped it for what something else took: once more as it is, when memory is back.
         return failure is FailureClass.MEMORY_GUARD
-    write_json(plan_file(job_dir), smaller | {"smaller": plan.get("smaller", 0) + 1})
+    write_json(job_dir.plan_file, smaller | {"smaller": plan.get("smaller", 0) + 1})
     return True
 
 

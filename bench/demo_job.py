@@ -62,7 +62,7 @@ def run(command: Sequence[str], folder: Path) -> None:
 def numbers(job: JobDir) -> dict[str, Any]:
     """What recipe and plan say, under the names that the plain scripts read."""
     recipe = json.loads((job.path / Stage.CHECK / "recipe.json").read_text())
-    plan = json.loads((job.path / Stage.PREPARE / "plan.json").read_text())
+    plan = json.loads(job.plan_file.read_text())
     same = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "seed")
     planned = ("max_seq_length", "target_modules", "gradient_checkpointing", "warmup_steps", "optim")
     return {

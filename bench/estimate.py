@@ -66,7 +66,7 @@ def main() -> None:
 def train(folder: Path, store: Store, name: str, steps: int) -> Trial:
     """Plan and train a job; what it has shown goes into the store, where the next plan looks."""
     job = prepared_job(folder, f"job-of-{steps}", RECIPE.format(steps=steps))
-    plan = json.loads((job.path / Stage.PREPARE / "plan.json").read_text())
+    plan = json.loads(job.plan_file.read_text())
     began = time.monotonic()
     run_stage(Stage.TRAIN, job, folder)
     seconds = time.monotonic() - began

@@ -161,7 +161,7 @@ def prepared_job(
     count, longest = len(rows.lengths), max(rows.lengths)
     data = DataFacts(count, count, rows.tokens, longest, lengths=len(set(rows.lengths)))
     plan = make_plan(recipe, read_shape(figures), data, machine)
-    write_json(prepare / "plan.json", plan.as_json())
+    write_json(job.plan_file, plan.as_json())
     facts = {"train_rows": count, "eval_rows": 0, "stop_token_ids": [STOP], "pad_token_id": PAD}
     job.write_result(Stage.PREPARE, facts | {"type": "conversational", "answer_tokens_p95": 9})
     return job, plan

@@ -25,7 +25,6 @@ from appliance.gate import PushRules
 from appliance.job import ENDED, FailureClass, Job, Outcome, Stage, outbox_name
 from appliance.job_dir import JobDir, ProgressWriter
 from appliance.pipeline import Pipeline
-from appliance.retries import plan_file, read_plan
 from appliance.stages.training import checkpoints
 from appliance.stages.training.attempt import Attempt
 from appliance.stages.training.standing import BatchCount
@@ -142,13 +141,13 @@ def prepare(job_dir: JobDir, line: Line) -> dict[str, Any]:
     tokenizer.mkdir()
     (tokenizer / "tokenizer.json").write_text("{}")
     plan = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
-    write_json(plan_file(job_dir), plan)
+    write_json(job_dir.plan_file, plan)
     return {}
 
 
 def train(job_dir: JobDir, line: Line) -> dict[str, Any]:
     """The life of a training as sft.py leads it, with numbers for weights."""
-    folder, plan = job_dir.stage(Stage.TRAIN), read_plan(job_dir)
+    folder, plan = job_dir.stage(Stage.TRAIN), job_dir.plan()
     assert plan is not None
     kept = folder / "checkpoints"
     resumed = checkpoints.newest_good_checkpoint(kept)
@@ -192,7 +191,7 @@ def publish(job_dir: JobDir, line: Line) -> dict[str, Any]:
             shutil.copyfile(job_dir.path / file.path, staging / file.path)
         if (job_dir.path / "train" / "adapter").exists():
             shutil.copytree(job_dir.path / "train" / "adapter", staging / "adapter")
-            shutil.copyfile(plan_file(job_dir), staging / "plan.json")
+            shutil.copyfile(job_dir.plan_file, staging / "plan.json")
 
     name = outbox_name(job.id, Outcome(facts["outcome"]))
     outbox.publish(line.outbox, name, job_uuid=job.uuid, fill=fill, facts=lambda: {"job_uuid": job.uuid})

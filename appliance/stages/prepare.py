@@ -76,7 +76,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         lengths=facts.get("row_lengths", KERNEL_LENGTHS),
     )
     plan = make_plan(recipe, shape, data, machine)
-    write_json(job.stage(Stage.PREPARE) / "plan.json", plan.as_json())
+    write_json(job.plan_file, plan.as_json())
     if not plan.fits:
         advice = would_fit(recipe, shape, machine, plan.max_seq_length)
         raise InputError([does_not_fit(plan.memory, machine, advice)])

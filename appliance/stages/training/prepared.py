@@ -67,7 +67,7 @@ class Prepared:
         assert facts is not None, "prepare comes before training"
         return cls(
             recipe=Recipe.model_validate_json((job.path / Stage.CHECK / "recipe.json").read_bytes()),
-            plan=TrainingPlan.read(prepare / "plan.json"),
+            plan=TrainingPlan.read(job.plan_file),
             base=Path(fetched["path"]),
             tokenizer=prepare / "tokenizer",
             train_rows=prepare / "train.arrow",
