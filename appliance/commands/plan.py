@@ -1,10 +1,7 @@
 """`appliance plan`: what a recipe needs, before anything is loaded."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +12,7 @@ from rich.console import Console
 from appliance.checking import Checked, Files, check_files
 from appliance.commands.plan_table import print_plan
 from appliance.errors import ApplianceError, InputError, NotReadyError
+from appliance.fetching import Wanted, read_answers, start_download
 from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.memory import memory_reserve_bytes
@@ -89,21 +87,18 @@ def _shape(recipe: Recipe, settings: Settings) -> ModelShape:
 
 def _config_of_the_hub(recipe: Recipe, settings: Settings) -> Mapping[str, Any]:
     """Fetch `config.json` alone, by the program that fetches models. Raises NotReadyError when it cannot be had."""
-    token = {"HF_TOKEN": settings.hub_read_token} if settings.hub_read_token else {}
-    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | token
-    with tempfile.TemporaryDirectory() as folder:
-        request = {"repository": canonical_id(recipe.base_model), "revision": recipe.revision, "config_to": folder}
-        with Console(stderr=True).status(f"asking the Hub for the config.json of {recipe.base_model}"):
-            answer = subprocess.run(
-                [sys.executable, "-m", "appliance.stages.download"],
-                input=json.dumps(request | {"keep_free_bytes": 0, "dataset_to": None}).encode(),
-                stdout=subprocess.PIPE,
-                env=environment,
-                check=False,
-            ).stdout.splitlines()
-        said = json.loads(answer[-1]) if answer else {"message": "the Hub could not be asked"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wanted = Wanted(canonical_id(recipe.base_model), recipe.revision, config_to=folder / "config")
+        with (
+            Console(stderr=True).status(f"asking the Hub for the config.json of {recipe.base_model}"),
+            (folder / "download.jsonl").open("wb") as out,
+        ):
+            start_download(wanted, settings, out, xet=False).wait()
+        answers = read_answers(folder / "download.jsonl")
+        said = answers[-1] if answers else {"message": "the Hub could not be asked"}
         if "path" in said:
-            return read_config(Path(folder))
+            return read_config(folder / "config")
     raise NotReadyError(
         f"the config.json of {recipe.base_model} is not on this machine, and {said['message']}",
         waiting=Waiting.NETWORK,

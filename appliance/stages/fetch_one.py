@@ -1,9 +1,6 @@
 """One repository on its way from the Hub: a program that is started, watched, and killed when it hangs."""
 
-import json
-import os
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +8,11 @@ from typing import Any
 
 from appliance.disk import reserve_bytes, space_of
 from appliance.errors import NotReadyError, StageFailure
+from appliance.fetching import Wanted, read_answers, start_download
 from appliance.job import FailureClass, Waiting
 from appliance.job_dir import ProgressWriter
 from appliance.model_shelf import room_hint
 from appliance.models import cache_folder, repository_folder, size_of
-from appliance.processes import PARENT
 from appliance.settings import Settings
 
 # Downloads over Xet can hang in native code for ever; only killing the process helps.
@@ -38,22 +35,12 @@ class Download:
         most_bytes: int = 0,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
-        self.repository, self.folder, self.stuck_seconds = repository, folder, stuck_seconds
-        self.settings = settings
-        self.cache = cache_folder(settings)
-        self.cache.mkdir(parents=True, exist_ok=True)
-        self.arriving = dataset_to or repository_folder(repository, self.cache) / "blobs"
-        self.token = settings.hub_read_token
-        self.request = json.dumps(
-            {
-                "repository": repository,
-                "revision": revision,
-                "keep_free_bytes": reserve_bytes(settings, space_of(self.cache)),
-                "config_to": str(config_to) if config_to else None,
-                "dataset_to": str(dataset_to) if dataset_to else None,
-                "most_bytes": most_bytes,
-            }
-        )
+        self.folder, self.settings, self.stuck_seconds = folder, settings, stuck_seconds
+        cache = cache_folder(settings)
+        cache.mkdir(parents=True, exist_ok=True)
+        self.arriving = dataset_to or repository_folder(repository, cache) / "blobs"
+        keep_free = reserve_bytes(settings, space_of(cache))
+        self.wanted = Wanted(repository, revision, keep_free, config_to, dataset_to, most_bytes)
 
     def run(self) -> Path:
         """The directory of the snapshot. Raises StageFailure or NotReadyError."""
@@ -77,15 +64,7 @@ class Download:
     def _attempt(self, *, xet: bool) -> dict[str, Any]:
         answers = self.folder / "download.jsonl"
         with answers.open("wb") as out:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "appliance.stages.download"],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                env=self._environment(xet=xet),
-            )
-        assert child.stdin is not None
-        child.stdin.write(self.request.encode())
-        child.stdin.close()
+            child = start_download(self.wanted, self.settings, out, xet=xet)
         with closing(ProgressWriter(self.folder)) as progress:
             ended = self._watch(child, answers, progress)
         if not ended:
@@ -93,7 +72,7 @@ class Download:
             child.wait()
             return {"error": "stuck", "message": f"nothing arrived for {self.stuck_seconds:.0f} seconds", "hint": None}
         crash = {"error": "crash", "message": f"the download ended with code {child.returncode}", "hint": None}
-        return next((entry for entry in reversed(_read(answers)) if "total" not in entry), crash)
+        return next((entry for entry in reversed(read_answers(answers)) if "total" not in entry), crash)
 
     def _watch(self, child: subprocess.Popen[bytes], answers: Path, progress: ProgressWriter) -> bool:
         """Report the bytes that have arrived until the child ends. False: nothing has arrived for too long."""
@@ -108,25 +87,10 @@ class Download:
             arrived = size_of(self.arriving)
             if arrived != seen:
                 seen, last_seen = arrived, time.monotonic()
-                total = next((entry["total"] for entry in _read(answers) if "total" in entry), None)
+                total = next((entry["total"] for entry in read_answers(answers) if "total" in entry), None)
                 progress.write("progress", done=arrived, total=total, unit="bytes")
             elif time.monotonic() - last_seen > self.stuck_seconds:
                 return False
-
-    def _environment(self, *, xet: bool) -> dict[str, str]:
-        ours = {"HF_HOME": str(self.cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        ours["HF_XET_HIGH_PERFORMANCE"] = "1"
-        ours |= {PARENT: str(os.getpid())}
-        ours |= {"HF_TOKEN": self.token} if self.token else {}
-        ours |= {} if xet else {"HF_HUB_DISABLE_XET": "1"}
-        inherited = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")}
-        return inherited | ours
-
-
-def _read(answers: Path) -> list[dict[str, Any]]:
-    # The last line may still be on its way.
-    whole = answers.read_text().rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _failure(answer: dict[str, Any], settings: Settings) -> Exception:
