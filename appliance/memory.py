@@ -1,7 +1,6 @@
-"""How much memory this machine has and how hard it is pressed. `/proc/meminfo` is the truth also where a GPU shares it.
+"""How much memory this machine has, how hard it is pressed, and how much of it must stay free.
 
-Every reading goes through `Reading`: the guard, the admission of jobs and the metrics see the same numbers, and tests
-put their own in their place.
+`/proc/meminfo` is the truth also where a GPU shares it.
 """
 
 import contextlib
@@ -42,7 +41,7 @@ class Pressure:
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the machine. Without a kernel that counts pressure there is none."""
+    """One look at the machine, as the guard takes it. Without a kernel that counts pressure there is none."""
 
     memory: Memory
     pressure: Pressure | None = None

@@ -5,7 +5,7 @@ mode. The same setting answers first; then the same model in another; for speed 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Final, Self
@@ -92,14 +92,14 @@ class Calibration:
 
         Of other lengths the worst counts: too much memory planned costs a little speed, too little the job.
         """
-        exact, like = self._of(setting, lambda m: m.forecast.setting.same_model(setting))
+        exact, like = self._of(setting)
         if exact:
             return _within(exact[0].memory_factor, MEMORY_FACTORS)
         return _within(max(m.memory_factor for m in like), MEMORY_FACTORS) if like else None
 
     def speed_factor(self, setting: Setting, compute_parameters: int) -> float | None:
         """What to multiply an estimated speed with; None where nothing is known."""
-        exact, like = self._of(setting, lambda m: m.forecast.setting.same_model(setting))
+        exact, like = self._of(setting)
         found = exact or like or [m for m in self.measurements if _is_like(m.forecast, setting, compute_parameters)]
         if not found:
             return None
@@ -110,11 +110,10 @@ class Calibration:
         found = [m for m in self.measurements if m.forecast.setting.shape == setting.shape]
         return median(m.startup_seconds for m in found[:RECENT]) if found else None
 
-    def _of(
-        self, setting: Setting, is_like: Callable[[Measurement], bool]
-    ) -> tuple[list[Measurement], list[Measurement]]:
+    def _of(self, setting: Setting) -> tuple[list[Measurement], list[Measurement]]:
+        """Those of this very setting, and those of the same model in any."""
         exact = [m for m in self.measurements if m.forecast.setting == setting]
-        return exact, [m for m in self.measurements if is_like(m)]
+        return exact, [m for m in self.measurements if m.forecast.setting.same_model(setting)]
 
 
 def measure(plan: Mapping[str, Any], train: Mapping[str, Any]) -> Measurement | None:

@@ -60,7 +60,7 @@ class Attempt:
 
     def begin(self, *, startup_seconds: float, **facts: object) -> None:
         """Training starts now, at the step the job had reached."""
-        self.startup_seconds, self.began_at_step = startup_seconds, self.standing.step
+        self.startup_seconds = startup_seconds
         self.progress.write("start", attempt_step=self.standing.step, startup_seconds=startup_seconds, **facts)
         self._step_began = self._saved_at = time.monotonic()
 
