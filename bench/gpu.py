@@ -7,11 +7,11 @@
 (b) Real tokens a second (padding not counted) and MFU (4 N, of the card's own measured bf16 matrix rate) of the
     appliance's train stage, against plain transformers + PEFT + bitsandbytes as a widely read course writes it
     (bench/plain_course.py), on the same rows of realistic length. Bounds: 2.5 times as fast; MFU at least 40 % for 8B.
-(c) The appliance with and without gradient checkpointing, in 4 and in 16 bits.
+(c) The appliance in 4 bits with and without gradient checkpointing, and in 16 bits without.
 
-Prints one table for each and writes JSON with hardware and versions. Ends with 1 when a bound is missed. A model in 4
-bits needs about 0.6 bytes a parameter in --folder (70B: 40 GB); one shape is written at a time, and removed again.
-Without a GPU the script runs with `--shapes tiny`, to show that it works; its bounds then say nothing.
+Prints tables of memory and speed and writes JSON with hardware and versions. Ends with 1 when a bound is missed.
+A model in 4 bits needs about 0.6 bytes a parameter in --folder (70B: 40 GB); one shape is written at a time, and
+removed again. Without a GPU the script runs with `--shapes tiny`, to show that it works; its bounds then say nothing.
 """
 
 import argparse
@@ -31,10 +31,11 @@ from demo_job import run, run_stage
 from matrix_rate import HAS_GPU
 from rich.console import Console
 from rich.table import Table
-from synthetic import TINY, Rows, full_rows, prepared_job, realistic_rows, write_model, write_rows
+from synthetic import TINY, Rows, full_rows, prepared_job, realistic_rows, write_model
 
 from appliance.hardware import this_machine
 from appliance.job import Stage
+from appliance.job_dir import JobDir
 from appliance.planning.memory_bill import CUDA_CONTEXT_BYTES
 from appliance.planning.plan import Plan
 from appliance.planning.published import PUBLISHED
@@ -145,7 +146,8 @@ class Bench:
         console.print(f"{self.shape}: {micro_batch} × {sequence}{', recomputed' if checkpointing else ''} …")
         rows = full_rows(3 * micro_batch, sequence, self.figures["vocab_size"])
         keys = {"per_device_train_batch_size": micro_batch, "effective_batch_size": micro_batch, "max_steps": 3}
-        plan, trained = self._train(rows, keys | {"gradient_checkpointing": checkpointing, "max_seq_length": sequence})
+        keys |= {"gradient_checkpointing": checkpointing, "max_seq_length": sequence}
+        _, plan, trained = self._train(rows, keys, self.model)
         measured = trained["training_peak_bytes"] if trained else None
         failed = plan.fits and trained is None
         return Cell(self.shape, sequence, micro_batch, checkpointing, plan.memory.total_bytes, measured, failed)
@@ -154,12 +156,12 @@ class Bench:
         keys: dict[str, object] = {"effective_batch_size": 16, "max_steps": self.steps, "load_in_4bit": in_4_bits}
         keys |= {"gradient_checkpointing": checkpointing, "max_seq_length": self._longest}
         model = self.model if in_4_bits else self._in_16_bits()
-        plan, trained = self._train(self._rows, keys, model)
+        job, plan, trained = self._train(self._rows, keys, model)
         if trained is None:
             return None
         way = f"appliance, {'4' if in_4_bits else '16'} bit{', recomputed' if checkpointing else ''}"
         console.print(f"{self.shape}: {way}, {plan.per_device_train_batch_size} rows at once")
-        steps = last_of_each_step(parse_lines((self._last.path / "train" / "progress.jsonl").read_text()))
+        steps = last_of_each_step(parse_lines((job.path / Stage.TRAIN / "progress.jsonl").read_text()))
         first, last = steps[min(WARM_UP_STEPS, len(steps) - 1) - 1], steps[-1]
         seconds = sum(step["seconds"] for step in steps[min(WARM_UP_STEPS, len(steps) - 1) :])
         speed = (last["content_tokens"] - first["content_tokens"]) / seconds
@@ -167,16 +169,12 @@ class Bench:
 
     def _plain(self, peak_rate: float) -> Speed:
         console.print(f"{self.shape}: the plain script …")
-        rows, tokenizer = self.folder / "plain.arrow", self.folder / "tokenizer"
-        write_rows(rows, self._rows)
-        tokenizer.mkdir(exist_ok=True)
-        for file in self.model.glob("tokenizer*"):
-            shutil.copy(file, tokenizer)
-        plan = self._plan_of_record()
+        recipe = Recipe.model_validate({"base_model": "demo", "max_steps": self.steps, "effective_batch_size": 16})
+        job, plan = self._job(self._rows, recipe, self.model)
         spec = {
             "base": str(self.model),
-            "rows": str(rows),
-            "tokenizer": str(tokenizer),
+            "rows": str(job.path / Stage.PREPARE / "train.arrow"),
+            "tokenizer": str(job.path / Stage.PREPARE / "tokenizer"),
             "output": str(self.folder / "plain"),
             "load_in_4bit": True,
             "r": 16,
@@ -209,22 +207,12 @@ class Bench:
     def _in_16_bits(self) -> Path:
         return write_model(self.folder / "in 16 bits", self.figures, in_4_bits=False)
 
-    def _plan_of_record(self) -> Plan:
-        recipe = Recipe.model_validate({"base_model": "demo", "max_steps": self.steps, "effective_batch_size": 16})
-        return self._job(self._rows, recipe, self.model)[1]
-
-    def _train(
-        self,
-        rows: Rows,
-        keys: Mapping[str, object],
-        model: Path | None = None,
-    ) -> tuple[Plan, dict[str, Any] | None]:
-        """The plan, and the train stage's result; None when it does not fit, by the plan or in truth."""
+    def _train(self, rows: Rows, keys: Mapping[str, object], model: Path) -> tuple[JobDir, Plan, dict[str, Any] | None]:
+        """The job, its plan, and the train stage's result; None when it does not fit, by the plan or in truth."""
         recipe = Recipe.model_validate({"base_model": "demo", **keys})
-        job, plan = self._job(rows, recipe, model or self.model)
-        self._last = job
+        job, plan = self._job(rows, recipe, model)
         if not plan.fits:
-            return plan, None
+            return job, plan, None
         try:
             run_stage(Stage.TRAIN, job, self.folder)
         except SystemExit:
@@ -232,9 +220,9 @@ class Bench:
             if failure is None or failure.get("failure") != "out_of_memory":
                 raise
             console.print(f"ran out of memory: {failure['message']}")
-        return plan, job.result(Stage.TRAIN)
+        return job, plan, job.result(Stage.TRAIN)
 
-    def _job(self, rows: Rows, recipe: Recipe, model: Path) -> tuple[Any, Plan]:
+    def _job(self, rows: Rows, recipe: Recipe, model: Path) -> tuple[JobDir, Plan]:
         self.jobs += 1
         jobs = self.folder / f"job {self.jobs}"
         return prepared_job(jobs, self.shape, model, self.figures, rows, recipe, self.machine)

@@ -20,11 +20,11 @@ from demo_job import run_stage
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from synthetic import figures_of, full_rows, prepared_job, realistic_rows, write_model
+from synthetic import full_rows, prepared_job, realistic_rows, write_model
 
 from appliance.hardware import this_machine
 from appliance.job import Stage
-from appliance.models import demo_folder
+from appliance.models import demo_folder, read_config
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 
@@ -116,7 +116,7 @@ def main() -> None:
 
 def measure(folder: Path, name: str, model: Path, setting: Setting) -> Cell:
     """Train for a few steps, and ask what it needed."""
-    figures = figures_of(model)
+    figures = read_config(model)
     count = STEPS * setting.micro_batch * (20 if setting.varied else 1)
     rows = (realistic_rows if setting.varied else full_rows)(count, setting.sequence, figures["vocab_size"])
     recipe = Recipe.model_validate(

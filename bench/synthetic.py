@@ -4,7 +4,6 @@ A model in 4 bits is written as bitsandbytes stores one, every layer of a kind w
 depends on shapes, not on what the weights say.
 """
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from appliance.planning.architectures import read_shape
 from appliance.planning.machine import Machine
 from appliance.planning.plan import DataFacts, Plan, make_plan
 from appliance.recipe import Recipe
+from appliance.stages.training.labels.examples_file import SCHEMA
 
 TINY = {
     "model_type": "llama",
@@ -168,12 +168,5 @@ def prepared_job(
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    tokens = pa.list_(pa.int32())
-    schema = pa.schema({"input_ids": tokens, "labels": tokens, "row": pa.int64()})
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        stream.write_table(pa.Table.from_pylist(rows.as_examples(), schema))
-
-
-def figures_of(folder: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return figures
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as stream:
+        stream.write_table(pa.Table.from_pylist(rows.as_examples(), SCHEMA))
