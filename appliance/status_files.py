@@ -9,7 +9,7 @@ from appliance.copying import user_name
 from appliance.crew import Running
 from appliance.files import write_whole
 from appliance.inbox import Availability
-from appliance.job import Job, Outcome, Stage
+from appliance.job import ENDED, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
 from appliance.progress import how_far
@@ -65,12 +65,11 @@ def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Boar
     """The board as things stand: the loop's view, and what the database says of the rest."""
     running = {entry.job.number: entry for entry in view.running}
     waiting = [job for job in store.active_jobs() if job.number not in running]
-    ended = [job for job in store.recent_jobs(4 * RESULTS_SHOWN) if job.finished is not None][:RESULTS_SHOWN]
     return Board(
         updated=view.time,
         running=tuple(running_row(entry, view) for entry in running.values()),
         queued=tuple(queued_row(job, jobs) for job in waiting),
-        results=tuple(result_row(job, jobs, settings) for job in ended),
+        results=tuple(result_row(job, jobs, settings) for job in store.recent_jobs(RESULTS_SHOWN, ENDED)),
         inbox=tuple(inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
         troubles=tuple(troubles_of(view)),
         paused=view.paused,

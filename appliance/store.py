@@ -157,9 +157,14 @@ class Store:
         rows = self.connection.execute("SELECT record FROM jobs WHERE state IN ('queued', 'running') ORDER BY number")
         return [_load(row[0]) for row in rows]
 
-    def recent_jobs(self, limit: int = 50) -> list[Job]:
-        """The newest jobs in any state, newest first."""
-        rows = self.connection.execute("SELECT record FROM jobs ORDER BY number DESC LIMIT ?", (limit,))
+    def recent_jobs(self, limit: int = 50, states: Iterable[JobState] = JobState) -> list[Job]:
+        """The newest jobs in these states, newest first."""
+        chosen = tuple(states)
+        marks = ", ".join("?" * len(chosen))
+        rows = self.connection.execute(
+            f"SELECT record FROM jobs WHERE state IN ({marks}) ORDER BY number DESC LIMIT ?",  # noqa: S608
+            (*chosen, limit),
+        )
         return [_load(row[0]) for row in rows]
 
     def ended_since(self, time: float) -> list[Job]:

@@ -57,6 +57,9 @@ def test_jobs_can_be_chosen_by_state(site):
     assert [job["number"] for job in site.client.get("/api/v1/jobs").json()] == [8, 7]
     assert [job["number"] for job in site.client.get("/api/v1/jobs?state=running").json()] == [7]
     assert [job["number"] for job in site.client.get("/api/v1/jobs?limit=1").json()] == [8]
+    for number in range(9, 20):
+        site.add(replace(JOB, number=number, id=f"{number:04d}-a", uuid=str(number), state=JobState.QUEUED))
+    assert [job["number"] for job in site.client.get("/api/v1/jobs?limit=1&state=running").json()] == [7]
     assert site.client.get("/api/v1/jobs?limit=0").status == 422
 
 

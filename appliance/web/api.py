@@ -33,9 +33,8 @@ def make_api(site: Site, histories: Histories, shared: Shared, watchers: Watcher
 
     @api.get("/jobs", dependencies=reads, summary="The newest jobs, newest first")
     def jobs(limit: Annotated[int, Query(ge=1, le=500)] = 50, state: JobState | None = None) -> list[JobAnswer]:
-        found = site.store.recent_jobs(limit if state is None else 10 * limit)
-        chosen = [job for job in found if state is None or job.state is state]
-        return [answer(site, job) for job in chosen[:limit]]
+        found = site.store.recent_jobs(limit, JobState if state is None else [state])
+        return [answer(site, job) for job in found]
 
     @api.get("/jobs/{id}", dependencies=reads, responses=_some(404), summary="One job, by number or id")
     def job(id: str) -> JobAnswer:

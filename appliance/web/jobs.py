@@ -22,6 +22,7 @@ LOG_LINES: Final = 40
 SAMPLES_SHOWN: Final = 3
 SAMPLES_BYTES: Final = 200_000
 PROBLEMS_SHOWN: Final = 5
+REJECTIONS_SHOWN: Final = 20
 PUSHES: Final = {
     Push.PENDING: "waits to be pushed",
     Push.PUSHED: "pushed",
@@ -113,18 +114,13 @@ class Rejection:
     page: str | None
 
 
-def rejections(site: Site, *, limit: int = 20) -> Iterator[Rejection]:
+def rejections(site: Site) -> Iterator[Rejection]:
     """The newest rejected drops."""
-    for job in site.store.recent_jobs(10 * limit):
-        if job.state is not JobState.REJECTED:
-            continue
+    for job in site.store.recent_jobs(REJECTIONS_SHOWN, [JobState.REJECTED]):
         folder = find_result(site.settings.outbox, job.id)
         problems = _problems(folder) if folder else []
         page = f"/jobs/{job.number}/files/WHY.html" if folder else None
         yield Rejection(job, tuple(problems[:PROBLEMS_SHOWN]), max(0, len(problems) - PROBLEMS_SHOWN), page)
-        limit -= 1
-        if not limit:
-            return
 
 
 def _problems(folder: Path) -> list[Problem]:
