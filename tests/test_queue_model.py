@@ -1,10 +1,11 @@
-"""The queue against a model of it: dropped, cancelled, failed, finished, paused and crashed in any order.
+"""The queue against a model of it: dropped, cancelled, failed, finished, run again, paused and crashed in any order.
 
 The store, the pipeline and the crew are real; what a stage does and when the machine goes down is Hypothesis's choice.
 """
 
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from appliance.again import Reruns
 from appliance.crew import Crew
 from appliance.daemon import Appliance
-from appliance.job import ENDED, LANES, Job, Lane, Stage, Waiting
+from appliance.intake import Places
+from appliance.job import ENDED, LANES, Job, Lane, Outcome, Stage, Waiting, outbox_name
 from appliance.job_dir import JobDir
 from appliance.pipeline import Pipeline
 from appliance.store import Store
@@ -23,6 +26,7 @@ from tests.jobs import make_job
 from tests.line import NOBODY, RULES, fast_folder
 
 EXAMPLES, STEPS, ATTEMPTS = 500, 25, 3
+COPY_SECONDS = 60.0
 
 
 @dataclass
@@ -46,11 +50,17 @@ class Process:
 class Model:
     """All that has to be known of a job to say how it ends."""
 
+    origin: int
+    """The job that was dropped, of which this one is a retry, or a retry of a retry; its own number."""
+    is_twin: bool = False
+    """Whether the same waited or ran already when it came."""
     failures: dict[Stage, int] = field(default_factory=dict)
     cancelled: bool = False
 
     @property
     def may_end(self) -> set[str]:
+        if self.is_twin:
+            return {"rejected"}
         given_up = any(times >= ATTEMPTS for stage, times in self.failures.items() if stage is not Stage.PUBLISH)
         # Given up and cancelled: whichever was written down first.
         return ({"cancelled"} if self.cancelled else set()) | ({"failed"} if given_up else set()) or {"succeeded"}
@@ -60,16 +70,23 @@ class Queue(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="queue-", dir=fast_folder(Path(tempfile.gettempdir()))))
-        (self.root / "jobs").mkdir()
+        self.places = Places(self.root, self.root / "outbox", self.root / "recipes")
+        for folder in (self.places.jobs, self.places.outbox, self.places.recipes):
+            folder.mkdir()
         self.model: dict[int, Model] = {}
+        self.asked: list[int] = []
         self.paused, self.now = False, 1000.0
         self.open()
 
     def open(self) -> None:
         self.store = Store(self.root / "appliance.sqlite")
-        self.pipeline = Pipeline(self.store, self.root / "jobs", ATTEMPTS, "boot", RULES)
+        self.pipeline = Pipeline(self.store, self.places.jobs, ATTEMPTS, "boot", RULES)
         self.crew = Crew(self.pipeline, self.store, start=lambda stage, job_dir: Process())
         self.crew.recover(boot_id="boot", wall=self.now)
+        shutil.rmtree(self.places.incoming, ignore_errors=True)
+        self.places.incoming.mkdir()
+        self.copied = threading.Event()
+        self.reruns = Reruns(self.store, self.places, "installation", wake=self.copied.set)
 
     def teardown(self) -> None:
         self.resume()
@@ -82,16 +99,22 @@ class Queue(RuleBasedStateMachine):
             assert self.job(number).state in model.may_end, (self.job(number), model, self.store.events(number))
         finished = {labels["outcome"]: n for name, labels, n in self.store.counters() if name == "jobs_finished_total"}
         assert sum(finished.values()) == len(self.model)
-        self.store.close()
+        assert list(self.places.incoming.iterdir()) == []
+        self.close()
         shutil.rmtree(self.root)
+
+    def close(self) -> None:
+        self.reruns.close()
+        self.store.close()
 
     # What may happen
 
     @rule()
     def drop(self) -> None:
         number = len(self.model) + 1
-        self.store.add_job(make_job(self.root / "jobs", {"a.jsonl": "{}\n"}, number=number).read_job())
-        self.model[number] = Model()
+        files = {"a.jsonl": f'{{"text": "row {number}"}}\n', "a.yaml": "base_model: demo\n"}
+        self.store.add_job(make_job(self.places.jobs, files, number=number).read_job())
+        self.model[number] = Model(number)
         self.turn()
 
     @precondition(lambda self: self.crew.running)
@@ -116,6 +139,17 @@ class Queue(RuleBasedStateMachine):
         Appliance.cancel(daemon, number, self.now, self.now)  # type: ignore[arg-type]
         self.turn()
 
+    @precondition(lambda self: self.ended())
+    @rule(data=st.data(), goes_down=st.booleans())
+    def retry(self, data: st.DataObject, goes_down: bool) -> None:
+        target = data.draw(st.sampled_from(self.ended()))
+        self.store.ask("retry", str(target), now=self.now)
+        self.asked.append(target)
+        if goes_down:
+            self.reruns.turn(self.now)
+            self.crash()
+        self.turn()
+
     @rule()
     def pause(self) -> None:
         self.paused = True
@@ -131,7 +165,7 @@ class Queue(RuleBasedStateMachine):
         for running in self.crew.running.values():
             if running.process.poll() is None:
                 self.count_failure(running.job.number)
-        self.store.close()
+        self.close()
         self.open()
         self.turn()
 
@@ -144,10 +178,23 @@ class Queue(RuleBasedStateMachine):
         for job, _, _ in self.crew.reap(self.now, wall=self.now):
             if job.state in ENDED:
                 self.pipeline.clean(job)
+        self.run_again()
         closed = (Waiting.PAUSED, "") if self.paused else None
         self.crew.start(self.crew.waiting(self.now), self.now, wall=self.now, gpu=closed)
         if self.paused:
             assert not [n for n in set(self.crew.running) - before if LANES[self.crew.running[n].stage] is Lane.GPU]
+
+    def run_again(self) -> None:
+        """Take in every retry that was asked for, in that order."""
+        while self.asked:
+            born = self.reruns.turn(self.now)
+            for job in born:
+                origin = self.model[self.asked.pop(0)].origin
+                # A dropped job has ended before it can be run again.
+                same = [n for n, model in self.model.items() if model.origin == origin and not model.is_twin]
+                self.model[job.number] = Model(origin, is_twin=any(self.job(n).state not in ENDED for n in same))
+            assert born or self.copied.wait(COPY_SECONDS)
+            self.copied.clear()
 
     def end(self, number: int, code: int) -> None:
         running = self.crew.running[number]
@@ -158,6 +205,11 @@ class Queue(RuleBasedStateMachine):
         self.turn()
 
     def write_result(self, job_dir: JobDir, stage: Stage) -> None:
+        if stage is Stage.PUBLISH:
+            job, facts = job_dir.read_job(), job_dir.outcome()
+            assert facts is not None
+            result = self.places.outbox / outbox_name(job.id, Outcome(facts["outcome"]))
+            shutil.copytree(job_dir.dropped, result / "dropped", dirs_exist_ok=True)
         said = {"verdict": "improved"} if stage is Stage.VERIFY else {"manifest_sha256": ""}
         job_dir.write_result(stage, said)
 
@@ -167,6 +219,9 @@ class Queue(RuleBasedStateMachine):
 
     def pick(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(sorted(self.crew.running)))
+
+    def ended(self) -> list[int]:
+        return [number for number in sorted(self.model) if self.job(number).state in ENDED]
 
     def job(self, number: int) -> Job:
         job = self.store.job(number)
