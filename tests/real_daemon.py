@@ -35,22 +35,28 @@ class RealDaemon:
         quick = {"quiet_seconds": "0.3", "pair_seconds": "0.6", "scan_seconds": "0.2", "listen": "127.0.0.1:0"}
         tokens = {"api_token_file": str(root / "api_token"), "read_token_file": str(root / "read_token")}
         given = {f"APPLIANCE_{name.upper()}": text for name, text in {**folders, **quick, **tokens, **settings}.items()}
-        with (root / "daemon.log").open("ab") as log:
+        self.environment = {**os.environ, **given}
+        self.start()
+
+    def start(self) -> None:
+        logged = len(self.log())
+        with (self.root / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "appliance", "serve"],
-                cwd=root,
-                env={**os.environ, **given},
+                cwd=self.root,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
             )
-        self.wait_for(lambda: "http://" in self.log())
-        host, _, port = self.log().partition("http://")[2].split()[0].partition(":")
+        self.wait_for(lambda: "http://" in self.log()[logged:])
+        host, _, port = self.log()[logged:].partition("http://")[2].split()[0].partition(":")
         self.address = (host, int(port))
         self.client = Client(self.address)
         self.wait_for(lambda: self.client.get("/readyz").status == 200)
 
     def log(self) -> str:
-        return (self.root / "daemon.log").read_text()
+        path = self.root / "daemon.log"
+        return path.read_text() if path.exists() else ""
 
     def drop(self, name: str, *, steps: int, count: int = 40, first: int = 0) -> None:
         (self.inbox / f"{name}.yaml").write_text(RECIPE.format(steps=steps))
@@ -67,6 +73,10 @@ class RealDaemon:
             assert self.process.poll() is None, self.log()[-3000:]
             assert time.monotonic() < end, self.log()[-3000:]
             time.sleep(0.1)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(60)
 
     def stop(self) -> int:
         self.process.terminate()
