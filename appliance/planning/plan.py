@@ -83,10 +83,8 @@ class Plan:
         }
         own = {"memory", "machine", "alternatives", "forecast"}
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
-        lists = {"target_modules": list(self.target_modules), "notes": list(self.notes)}
         return {
             **fields,
-            **lists,
             "memory": memory,
             "machine_kind": self.machine.kind,
             "alternatives": [split.as_json(self.machine) for split in self.alternatives],
@@ -172,11 +170,6 @@ def _warmup_steps(recipe: Recipe, steps: int) -> int:
     return min(share, max(1, steps // 2)) if steps < 2 * FEWEST_WARMUP_STEPS else share
 
 
-def _tokens(data: DataFacts, effective: int, steps: int) -> float:
-    """Tokens seen in the whole run."""
-    return data.tokens / max(data.examples, 1) * effective * steps
-
-
 def _seconds(
     load: Load,
     machine: Machine,
@@ -191,7 +184,7 @@ def _seconds(
         return None
     measured = machine.calibration.startup_seconds(split.forecast.setting)
     start = startup_seconds(load, machine, split.bill.weights_bytes) if measured is None else measured
-    training = _tokens(data, split.micro_batch * split.accumulation, steps) / split.tokens_per_second
+    training = length * split.micro_batch * split.accumulation * steps / split.tokens_per_second
     scored = data.held_out * ceil(epochs)
     each = seconds_of_evaluation(load, machine, length=length, factor=split.speed_factor)
     return round(start + training + scored * each, 1)
