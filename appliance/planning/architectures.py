@@ -1,6 +1,8 @@
 """What a `config.json` says about the layers of a base model, architecture by architecture. Pure.
 
-Every architecture here is compared, tensor by tensor, with the one that Transformers builds (test_model_shape.py).
+A new one is a line in `ARCHITECTURES` and a function beside those of its kind: dense ones in decoders.py, mixtures in
+experts.py. Every architecture is compared, tensor by tensor, with the one that Transformers builds
+(test_model_shape.py).
 """
 
 import re
@@ -25,6 +27,7 @@ EXPERTS_FUSED: Final = (
 _IN_LAYER: Final = re.compile(r"(?:model\.|language_model\.)*layers\.(\d+)\.(.+)")
 # What wraps a language model that Transformers also loads by itself, as it must be to train and to verify an adapter.
 WRAPPERS: Final = ("gemma3", "gemma4", "gemma4_unified", "qwen3_5", "qwen3_5_moe")
+_EXPERT_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,27 @@ class _Architecture:
     layer: Callable[[Config, int], Layer]
     tied: bool = False
     embeddings: Callable[[Config], int] = lambda text: 0
+
+
+ARCHITECTURES: Final[Mapping[str, _Architecture]] = {
+    "llama": _Architecture(llama),
+    "granite": _Architecture(llama),
+    "mistral": _Architecture(mistral),
+    "ministral3": _Architecture(mistral),
+    "qwen2": _Architecture(qwen2),
+    "qwen3": _Architecture(qwen3),
+    "qwen3_5_text": _Architecture(qwen3_5),
+    "phi3": _Architecture(phi3),
+    "gemma2": _Architecture(gemma2, tied=True),
+    "gemma3_text": _Architecture(gemma3, tied=True),
+    "gemma4_text": _Architecture(gemma4, tied=True, embeddings=gemma4_embeddings),
+    "gemma4_unified_text": _Architecture(gemma4, tied=True),
+    "gpt_oss": _Architecture(gpt_oss),
+    "mixtral": _Architecture(mixtral),
+    "qwen2_moe": _Architecture(qwen2_moe),
+    "qwen3_moe": _Architecture(qwen3_moe),
+    "qwen3_5_moe_text": _Architecture(qwen3_5_moe),
+}
 
 
 def read_shape(config: Config) -> ModelShape:
@@ -95,28 +119,6 @@ def _is_named(linear: Linear, names: list[str]) -> bool:
     """Whether one of the names (`mlp`, `self_attn`, `mlp.down_proj`) is this linear layer or holds it."""
     block = "mlp" if linear.suffix in (*MLP, "gate_up_proj") else "attn"
     return any(name.rpartition(".")[2] == linear.suffix or name.endswith(block) for name in names)
-
-
-ARCHITECTURES: Final[Mapping[str, _Architecture]] = {
-    "llama": _Architecture(llama),
-    "granite": _Architecture(llama),
-    "mistral": _Architecture(mistral),
-    "ministral3": _Architecture(mistral),
-    "qwen2": _Architecture(qwen2),
-    "qwen3": _Architecture(qwen3),
-    "qwen3_5_text": _Architecture(qwen3_5),
-    "phi3": _Architecture(phi3),
-    "gemma2": _Architecture(gemma2, tied=True),
-    "gemma3_text": _Architecture(gemma3, tied=True),
-    "gemma4_text": _Architecture(gemma4, tied=True, embeddings=gemma4_embeddings),
-    "gemma4_unified_text": _Architecture(gemma4, tied=True),
-    "gpt_oss": _Architecture(gpt_oss),
-    "mixtral": _Architecture(mixtral),
-    "qwen2_moe": _Architecture(qwen2_moe),
-    "qwen3_moe": _Architecture(qwen3_moe),
-    "qwen3_5_moe_text": _Architecture(qwen3_5_moe),
-}
-_EXPERT_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def _refuse(model_type: str, text: Config) -> Problem:

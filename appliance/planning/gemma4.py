@@ -12,25 +12,25 @@ def gemma4(text: Config, index: int) -> Layer:
 
     The small ones add an embedding to every layer, the mixture has experts beside its MLP.
     """
-    hidden, full = text["hidden_size"], _gemma4_is_full(text, index)
+    hidden, full = text["hidden_size"], _is_full(text, index)
     shared = text.get("num_kv_shared_layers") or 0
     borrows = shared > 0 and index >= text["num_hidden_layers"] - shared
-    heads = _gemma4_heads(text, index, full=full)
-    linears = _gemma4_attention(text, heads, full=full, borrows=borrows)
+    heads = _heads(text, index, full=full)
+    linears = _attention(text, heads, full=full, borrows=borrows)
     inner = text["intermediate_size"] * (2 if borrows and text.get("use_double_wide_mlp") else 1)
     norms = 4 * hidden + (1 if borrows else 2) * heads.size
     window = None if full else text.get("sliding_window", 512)
     layer = Layer((*linears, *mlp_linears(hidden, inner)), heads.queries, heads.key_values, inner, norms, window=window)
-    if width := _gemma4_per_layer_width(text):
+    if width := _per_layer_width(text):
         gates = (
             Linear("per_layer_input_gate", hidden, width, adapted=False),
             Linear("per_layer_projection", width, hidden, adapted=False),
         )
         layer = replace(layer, linears=(*layer.linears, *gates), other_parameters=layer.other_parameters + hidden)
-    return _gemma4_with_experts(text, layer) if text.get("enable_moe_block") else layer
+    return _with_experts(text, layer) if text.get("enable_moe_block") else layer
 
 
-def _gemma4_is_full(text: Config, index: int) -> bool:
+def _is_full(text: Config, index: int) -> bool:
     types = text.get("layer_types")
     # The last layer always looks at everything.
     return index == text["num_hidden_layers"] - 1 or (
@@ -38,7 +38,7 @@ def _gemma4_is_full(text: Config, index: int) -> bool:
     )
 
 
-def _gemma4_heads(text: Config, index: int, *, full: bool) -> Heads:
+def _heads(text: Config, index: int, *, full: bool) -> Heads:
     # As Transformers 5 saves it; repositories have figures of their own for layers that look at everything.
     overrides = {int(layer): figures for layer, figures in (text.get("per_layer_config") or {}).items()}
     if index in overrides or not full:
@@ -49,12 +49,12 @@ def _gemma4_heads(text: Config, index: int, *, full: bool) -> Heads:
     return Heads(text["num_attention_heads"] * size, key_values * size, size)
 
 
-def _gemma4_attention(text: Config, heads: Heads, *, full: bool, borrows: bool) -> tuple[Linear, ...]:
+def _attention(text: Config, heads: Heads, *, full: bool, borrows: bool) -> tuple[Linear, ...]:
     missing = {"k_proj", "v_proj"} if borrows else {"v_proj"} if full and text.get("attention_k_eq_v") else set()
     return tuple(linear for linear in attention_linears(text["hidden_size"], heads) if linear.suffix not in missing)
 
 
-def _gemma4_with_experts(text: Config, layer: Layer) -> Layer:
+def _with_experts(text: Config, layer: Layer) -> Layer:
     hidden, count, inner = text["hidden_size"], expert_count(text), text["moe_intermediate_size"]
     expert, used = 3 * hidden * inner, text["top_k_experts"]
     return replace(
@@ -68,7 +68,7 @@ def _gemma4_with_experts(text: Config, layer: Layer) -> Layer:
     )
 
 
-def _gemma4_per_layer_width(text: Config) -> int:
+def _per_layer_width(text: Config) -> int:
     if text["model_type"].startswith("gemma4_unified"):
         return 0
     width = text.get("hidden_size_per_layer_input", 256)
@@ -77,7 +77,7 @@ def _gemma4_per_layer_width(text: Config) -> int:
 
 def gemma4_embeddings(text: Config) -> int:
     """The embedding that every layer adds its part of, and its way in from the first one."""
-    width = _gemma4_per_layer_width(text)
+    width = _per_layer_width(text)
     if not width:
         return 0
     all_layers = text["num_hidden_layers"] * width

@@ -12,16 +12,16 @@ DELTA_CHUNK: Final = 64
 
 def qwen3_5(text: Config, index: int) -> Layer:
     mlp = mlp_linears(text["hidden_size"], text["intermediate_size"])
-    return _qwen3_5_layer(text, index, mlp, text["intermediate_size"])
+    return _layer(text, index, mlp, text["intermediate_size"])
 
 
 def qwen3_5_moe(text: Config, index: int) -> Layer:
-    return with_qwen_experts(_qwen3_5_layer(text, index, (), 0), text, shared=True)
+    return with_qwen_experts(_layer(text, index, (), 0), text, shared=True)
 
 
-def _qwen3_5_layer(text: Config, index: int, mlp: tuple[Linear, ...], inner: int) -> Layer:
+def _layer(text: Config, index: int, mlp: tuple[Linear, ...], inner: int) -> Layer:
     hidden = text["hidden_size"]
-    if _qwen3_5_is_full(text, index):
+    if _is_full(text, index):
         heads, bias = heads_of(text), bool(text.get("attention_bias", False))
         attention = attention_linears(hidden, heads, bias=bias, output_bias=bias, gated=True)
         return Layer((*attention, *mlp), 2 * heads.queries, heads.key_values, inner, 2 * hidden + 2 * heads.size)
@@ -41,7 +41,7 @@ def _qwen3_5_layer(text: Config, index: int, mlp: tuple[Linear, ...], inner: int
     return Layer((*linears, *mlp), mixed, values, inner, others, window=DELTA_CHUNK)
 
 
-def _qwen3_5_is_full(text: Config, index: int) -> bool:
+def _is_full(text: Config, index: int) -> bool:
     types = text.get("layer_types")
     if types:
         return bool(types[index] == "full_attention")
