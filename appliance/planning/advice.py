@@ -47,26 +47,27 @@ def would_fit(recipe: Recipe, shape: ModelShape, machine: Machine, sequence: int
 
     The longest of the shorter sequences stands for them all; models are named only where no change helps.
     """
-    changes = [
-        words for words, update, length in _changes(recipe, sequence) if _fits(recipe, update, shape, machine, length)
-    ]
-    shorter = [words for words in changes if words.startswith("max_seq_length")]
-    changes = shorter[:1] + [words for words in changes if words not in shorter]
-    return changes or _smaller_models(recipe, shape, machine, sequence)
+    shorter = next((length for length in _shorter(sequence) if _fits(recipe, {}, shape, machine, length)), None)
+    changes = [words for words, update in _changes(recipe) if _fits(recipe, update, shape, machine, sequence)]
+    advice = changes if shorter is None else [f"max_seq_length: {shorter}", *changes]
+    return advice or _smaller_models(recipe, shape, machine, sequence)
 
 
-def _changes(recipe: Recipe, sequence: int) -> Iterator[tuple[str, dict[str, Any], int]]:
-    length = sequence
-    while (length := length // 2) >= SHORTEST_ADVISED:
-        yield f"max_seq_length: {length}", {}, length
+def _shorter(sequence: int) -> Iterator[int]:
+    """Half as long, and half of that, down to what is still worth training on."""
+    while (sequence := sequence // 2) >= SHORTEST_ADVISED:
+        yield sequence
+
+
+def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     if recipe.gradient_checkpointing is False:
-        yield "gradient_checkpointing: true", {"gradient_checkpointing": True}, sequence
+        yield "gradient_checkpointing: true", {"gradient_checkpointing": True}
     if recipe.per_device_train_batch_size not in ("auto", 1):
-        yield "per_device_train_batch_size: 1", {"per_device_train_batch_size": 1}, sequence
+        yield "per_device_train_batch_size: 1", {"per_device_train_batch_size": 1}
     if recipe.lora.r > SMALL_RANK:
-        yield f"lora.r: {SMALL_RANK}", {"lora": recipe.lora.model_copy(update={"r": SMALL_RANK})}, sequence
+        yield f"lora.r: {SMALL_RANK}", {"lora": recipe.lora.model_copy(update={"r": SMALL_RANK})}
     if not recipe.load_in_4bit:
-        yield "load_in_4bit: true", {"load_in_4bit": True}, sequence
+        yield "load_in_4bit: true", {"load_in_4bit": True}
 
 
 def _smaller_models(recipe: Recipe, shape: ModelShape, machine: Machine, sequence: int) -> list[str]:
