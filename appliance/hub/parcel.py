@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from appliance.files import open_below
 from appliance.outbox import MANIFEST, may_leave
 from appliance.pushing import PushError, PushResult
 
@@ -85,30 +86,17 @@ def _pack(directory: Path, into: Path, entry: Mapping[str, Any]) -> ParcelFile:
 
 
 def _open(directory: Path, path: str) -> BinaryIO:
-    """Open a file below a directory without following a link at any step. Raises PushError for a link or a device."""
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Open a file below a directory. Raises PushError for a link on the way, and for what is no file."""
     try:
-        *folders, name = path.split("/")
-        for part in folders:
-            inner = _open_at(folder, part, os.O_DIRECTORY, path)
-            os.close(folder)
-            folder = inner
-        descriptor = _open_at(folder, name, os.O_NONBLOCK, path)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _changed(path)
-    return os.fdopen(descriptor, "rb")
-
-
-def _open_at(folder: int, name: str, flags: int, path: str) -> int:
-    try:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=folder)
+        descriptor = open_below(directory, path)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
             raise _changed(path) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _changed(path)
+    return os.fdopen(descriptor, "rb")
 
 
 def _changed(path: str) -> PushError:
