@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from appliance.hub.connection import HubRefusal, NotTheHub
 from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import ParcelFile
-from appliance.hub.repository import MAIN, MARKER, OF_THE_HUB, Repository, Seen, additions_of
+from appliance.hub.repository import MAIN, OF_THE_HUB, Repository, Seen, additions_of
 from appliance.pushing import PushError, PushResult
 
 # How often we start over when somebody else commits at the same time.
@@ -87,7 +87,7 @@ def push(
 
 
 def _see_that_it_is_ours(repository: Repository, errand: Errand, intentions: Intentions) -> None:
-    """An existing repository is private and carries our marker, or is empty and one that we meant to create."""
+    """An existing repository is private and belongs to us; one that is not there is created."""
     seen = repository.look()
     if seen is None:
         repository.refuse_personal_namespace()
@@ -97,9 +97,7 @@ def _see_that_it_is_ours(repository: Repository, errand: Errand, intentions: Int
     if seen is None:
         raise PushError(PushResult.CONFLICT, f"the repository {repository.name} was created and is not there")
     _refuse_public(seen, errand)
-    if seen.names <= OF_THE_HUB and intentions.has(repository.name):
-        return
-    if not is_ours(repository.marker(seen.commit) if MARKER in seen.names else None, errand):
+    if not belongs(repository, seen, errand, intentions):
         raise PushError(
             PushResult.CONFLICT,
             f"the repository {repository.name} is there already and is not of this appliance",
@@ -109,9 +107,15 @@ def _see_that_it_is_ours(repository: Repository, errand: Errand, intentions: Int
         )
 
 
-def is_ours(marker: dict[str, Any] | None, owner: Owner) -> bool:
-    """Whether a repository with this marker belongs to this installation, and unless it is shared to this job."""
-    if marker is None or marker.get("installation") != owner.installation:
+def belongs(repository: Repository, seen: Seen, owner: Owner, intentions: Intentions) -> bool:
+    """Whether a repository is ours: empty and one that we meant to create, or with the marker of this installation.
+
+    Unless it is shared the marker must be that of this job, too.
+    """
+    if seen.names <= OF_THE_HUB and intentions.has(repository.name):
+        return True
+    marker = repository.marker(seen)
+    if marker.get("installation") != owner.installation:
         return False
     return owner.shared or marker.get("job_uuid") == owner.job_uuid
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi
 
 from appliance.hub.intentions import Intentions
-from appliance.hub.push import is_ours
-from appliance.hub.repository import MARKER, OF_THE_HUB, Repository
+from appliance.hub.push import belongs
+from appliance.hub.repository import Repository, Seen
 from appliance.pushing import PushError, PushResult
 
 
@@ -30,9 +30,7 @@ def remove(api: HfApi, taken: Taken, intentions: Intentions) -> tuple[str, ...]:
     seen = repository.look()
     if seen is None:
         return ()
-    meant = seen.names <= OF_THE_HUB and intentions.has(taken.repository)
-    marker = repository.marker(seen.commit) if MARKER in seen.names else None
-    if not meant and not is_ours(marker, taken):
+    if not belongs(repository, seen, taken, intentions):
         raise PushError(
             PushResult.CONFLICT,
             f"the repository {taken.repository} is not of this job",
@@ -40,18 +38,18 @@ def remove(api: HfApi, taken: Taken, intentions: Intentions) -> tuple[str, ...]:
             blocked=True,
         )
     if taken.shared:
-        return _remove_from_shared(repository, taken, marker or {})
+        return _remove_from_shared(repository, seen, taken)
     repository.delete()
     if repository.look() is not None:
         raise PushError(PushResult.CONFLICT, f"the repository {taken.repository} was deleted and is still there")
     return ()
 
 
-def _remove_from_shared(repository: Repository, taken: Taken, marker: dict[str, object]) -> tuple[str, ...]:
+def _remove_from_shared(repository: Repository, seen: Seen, taken: Taken) -> tuple[str, ...]:
     """Tag and branch go. Commits of the main branch stay in its history: other jobs' are built on them."""
     repository.forget(taken.reference)
     name = taken.repository
     left = [f"the commits of this job may be in the history of {name}; only deleting that repository removes them"]
-    if marker.get("job_uuid") == taken.job_uuid:
+    if repository.marker(seen).get("job_uuid") == taken.job_uuid:
         left.append(f"the main branch of {name} holds this job's adapter until another job's improves on it")
     return tuple(left)

@@ -79,16 +79,18 @@ class Repository:
                 raise
             # It is there all the same, by a repeated request or by somebody else's: the next look tells.
 
-    def marker(self, commit: str) -> dict[str, Any] | None:
-        """What stands in the marker that we put into every repository, or None when it is not one of ours."""
-        url = hf_hub_url(self.name, MARKER, revision=commit, endpoint=self.api.endpoint)
+    def marker(self, seen: Seen) -> dict[str, Any]:
+        """What stands in the marker that we put into every repository; nothing when there is none of ours."""
+        if MARKER not in seen.names:
+            return {}
+        url = hf_hub_url(self.name, MARKER, revision=seen.commit, endpoint=self.api.endpoint)
         response = get_session().get(url, headers=build_hf_headers(token=self.api.token))
         hf_raise_for_status(response)
         try:
             found = json.loads(response.content[:HEADER_BYTES])
         except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def files(self, commit: str) -> dict[str, tuple[str | None, str]]:
         """The files of a commit: SHA-256 of those in large storage, and git's hash."""
