@@ -44,6 +44,9 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY appliance appliance
 RUN /venv/bin/python -m ensurepip \
     && /venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --target /app .
+# The commit that this is, for whoever asks the appliance or reads where an adapter comes from.
+ARG REVISION=""
+RUN echo "$REVISION" >/app/appliance/REVISION
 
 
 FROM ${BASE_IMAGE}
@@ -74,7 +77,7 @@ ENV PATH=/app/bin:/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
     APPLIANCE_MODELS=/srv/models APPLIANCE_RECIPES=/srv/recipes APPLIANCE_LISTEN=0.0.0.0:8080
 
 ARG VERSION=0.1.0
-ARG REVISION=unknown
+ARG REVISION=""
 LABEL org.opencontainers.image.title="Spark Appliance" \
     org.opencontainers.image.description="A fine-tuning appliance: a file goes in, a QLoRA adapter comes out." \
     org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,9 +1,11 @@
-"""Which commit runs here, for the build information."""
+"""Which version and commit run here."""
 
 import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from appliance import __version__
 
 
 @cache
@@ -17,3 +19,8 @@ def revision() -> str:
     except (PackageNotFoundError, ValueError):
         return ""
     return str(source.get("vcs_info", {}).get("commit_id", ""))
+
+
+def version_and_commit() -> str:
+    """For people and for where a result comes from: the version, and the commit where that is known."""
+    return f"{__version__}, {revision()[:12]}" if revision() else __version__

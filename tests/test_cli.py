@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from appliance import __version__
 from appliance.job import Job, JobState, move
 from appliance.store import Store
 
+ROOT = Path(__file__).parents[1]
 ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
 
@@ -54,6 +57,16 @@ def shell(tmp_path: Path) -> Shell:
 def a_job(state: JobState = JobState.QUEUED) -> Job:
     job = Job(7, "0007-support", "u", "support", JobState.QUEUED, 1_790_000_000.0)
     return job if state is JobState.QUEUED else move(move(job, JobState.RUNNING), state, finished=1_790_000_100.0)
+
+
+def test_a_program_that_was_told_its_commit_says_it(tmp_path: Path):
+    shutil.copytree(ROOT / "appliance", tmp_path / "appliance", ignore=shutil.ignore_patterns("__pycache__"))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for written, said, facts in ((f"{commit}\n", f"{__version__}, {commit[:12]}", commit), ("\n", __version__, "")):
+        (tmp_path / "appliance" / "REVISION").write_text(written)
+        command = [sys.executable, "-m", "appliance", "version"]
+        assert subprocess.check_output(command, cwd=tmp_path, text=True).strip() == said
+        assert json.loads(subprocess.check_output([*command, "--json"], cwd=tmp_path))["revision"] == facts
 
 
 def test_every_command_says_what_it_does_with_an_example(shell: Shell):

@@ -114,6 +114,11 @@ def test_the_image_says_the_version_of_the_package():
     assert f"ARG VERSION={__version__}" in (ROOT / "Dockerfile").read_text()
 
 
+def test_the_image_is_told_the_commit():
+    assert read("compose.yaml")["services"]["appliance"]["build"]["args"]["REVISION"] == "${REVISION:-}"
+    assert 'ARG REVISION=""\nRUN echo "$REVISION" >/app/appliance/REVISION\n' in (ROOT / "Dockerfile").read_text()
+
+
 def make_secrets(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     for part in ("Makefile", ".env.example", "container"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy

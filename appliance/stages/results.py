@@ -14,6 +14,7 @@ from appliance.job import FailureClass, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
+from appliance.revision import version_and_commit
 from appliance.stages.training.checkpoints import assemble_adapter, newest_good_checkpoint
 from appliance.texts.model_card import Card, model_card
 from appliance.texts.plots import loss_png, training_figures
@@ -100,7 +101,7 @@ def manifest_facts(ending: Ending) -> dict[str, Any]:
 
 def versions(train: Mapping[str, Any]) -> dict[str, str]:
     """The appliance's version and those of the libraries that trained."""
-    return {"appliance": __version__, **train.get("versions", {})}
+    return {"appliance": version_and_commit(), **train.get("versions", {})}
 
 
 def _fill_success(staging: Path, ending: Ending) -> None:

@@ -5,11 +5,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from appliance import __version__
 from appliance.actions import offered
 from appliance.history import Histories
 from appliance.job import ENDED, Job, JobState, Verdict
-from appliance.revision import revision
+from appliance.revision import version_and_commit
 from appliance.status_files import make_board, queued_row, result_row, running_row, troubles_of
 from appliance.texts.board import all_troubles as board_troubles
 from appliance.texts.board import facts, result_words, why_waiting
@@ -65,7 +64,7 @@ class Views:
     def system(self, *, acts: bool) -> str:
         reading, settings, view = self.site.machine(), self.site.settings, self.site.view()
         about = [
-            ("version", __version__ + (f", {revision()[:12]}" if revision() else "")),
+            ("version", version_and_commit()),
             ("recipes", ", ".join(self.site.recipes)),
             ("models", "" if reading.model_cache_bytes is None else size(reading.model_cache_bytes)),
             ("Hub organisation", settings.hub_org or "none: nothing is pushed"),

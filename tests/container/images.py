@@ -43,7 +43,7 @@ def build(engine: Engine, *, gpu: bool = False, say: Callable[[str], None] = pri
     ensure_base_image(engine)
     offline = not gpu and fetch_wheels()
     files = FILES[:2] if gpu else FILES
-    environment = {**engine.environment, "PIP_OPTIONS": "--no-index" if offline else ""}
+    environment = {**engine.environment, "PIP_OPTIONS": "--no-index" if offline else "", "REVISION": revision()}
     for attempt in range(1, TRIES + 1):
         done = engine.run("compose", *files, "build", "appliance", "share", timeout=1500, cwd=ROOT, env=environment)
         if done.returncode == 0:
@@ -51,6 +51,12 @@ def build(engine: Engine, *, gpu: bool = False, say: Callable[[str], None] = pri
         say(f"docker compose build failed, try {attempt} of {TRIES}: {(done.stdout + done.stderr)[-1500:]}")
         time.sleep(5 * attempt)
     raise AssertionError(f"the images cannot be built: {(done.stdout + done.stderr)[-4000:]}")
+
+
+def revision() -> str:
+    """The commit that is built, and whether it was changed since."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def build_stand_ins(engine: Engine, tags: dict[str, str]) -> None:

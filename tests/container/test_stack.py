@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from tests.container.engine import ROOT, WORK
-from tests.container.images import APPLIANCE
+from tests.container.images import APPLIANCE, revision
 from tests.container.stack import PEOPLE, UID, Stack
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
@@ -111,6 +111,11 @@ def test_the_appliance_has_no_power_over_its_machine(stack: Stack):
         assert stack.compose("exec", "appliance", "touch", path, check=False).returncode != 0, path
     for path in ("/srv/inbox/.x", "/srv/outbox/.x", "/srv/state/.x", "/srv/models/.x", "/tmp/x"):
         stack.execute("sh", "-c", f"touch {path} && rm {path}")
+
+
+def test_the_image_says_which_commit_it_is(stack: Stack):
+    assert json.loads(stack.execute("appliance", "version", "--json"))["revision"] == revision()
+    assert stack.inspect()["Config"]["Labels"]["org.opencontainers.image.revision"] == revision()
 
 
 def test_no_secret_can_be_seen_from_outside(stack: Stack):
