@@ -64,8 +64,8 @@ class Stack:
         assert not check or done.returncode == 0, f"{said}\n{self.logs() if 'logs' not in words else ''}"
         return done
 
-    def logs(self, service: str = "") -> str:
-        words = ("logs", "--no-color", "--tail", "80", *([service] if service else []))
+    def logs(self, service: str = "", *, lines: str = "80") -> str:
+        words = ("logs", "--no-color", "--tail", lines, *([service] if service else []))
         return self.compose(*words, check=False).stdout
 
     def container(self, service: str = "appliance") -> str:
