@@ -99,6 +99,8 @@ def test_the_config_of_a_model_that_is_nowhere_here_comes_from_the_hub(capsys, t
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text("base_model: org/tiny\n")
     monkeypatch.setenv("APPLIANCE_ALLOWED_BASE_MODELS", "org/*")
+    # Said to other programs of this shell: here somebody asks.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with serve({"org/tiny": {"config.json": json.dumps(TINY["granite"]).encode(), "model.safetensors": b"x"}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         made = planned(capsys, recipe, "128GB")
