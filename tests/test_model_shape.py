@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import InputError
+from appliance.errors import InputError, Reason
 from appliance.planning.architectures import ARCHITECTURES, WRAPPERS, read_shape
 from appliance.planning.fitting import load_of
 from appliance.planning.memory_bill import weights_bytes
@@ -160,6 +160,8 @@ def test_an_unknown_architecture_is_refused_by_name():
     with pytest.raises(InputError) as caught:
         read_shape({"model_type": "rwkv"})
     assert "rwkv" in caught.value.problems[0].message
+    # Its remedy is another base model, not a smaller one.
+    assert caught.value.problems[0].reason is Reason.MODEL_NOT_ALLOWED
     assert "llama" in caught.value.problems[0].expected
 
 

@@ -129,7 +129,7 @@ def _refuse(model_type: str, text: Config) -> Problem:
         code="unknown_architecture",
         message=f"the base model is of the architecture {model_type}{what}, whose layers this version cannot count: "
         f"neither its memory nor what would be trained could be said beforehand; it knows {known}",
-        reason=Reason.WOULD_NOT_FIT,
+        reason=Reason.MODEL_NOT_ALLOWED,
         key="base_model",
         found=model_type,
         expected=known,

@@ -89,7 +89,7 @@ def _not_trained(recipe: Recipe, shape: ModelShape) -> Problem:
         code="wrapper_not_loaded",
         message=f"{recipe.base_model} can be trained {shape.tier}: {shape.tier_reason}; choose the text-only model of "
         "that family where there is one",
-        reason=Reason.OTHER,
+        reason=Reason.MODEL_NOT_ALLOWED,
         key="base_model",
         found=recipe.base_model,
     )
