@@ -22,8 +22,8 @@ main() {
     chmod 2770 inbox
     chmod 0755 outbox
     hand_over
-    echo "Pages:   http://${address}:${PAGES_PORT:-8080}  read token: secrets/read_token, to act: secrets/api_token"
-    echo "Grafana: http://${address}:${GRAFANA_PORT:-3000}  user admin, password: secrets/grafana_admin_password"
+    echo "Pages:   http://${address}:${pages_port:-8080}  read token: secrets/read_token, to act: secrets/api_token"
+    echo "Grafana: http://${address}:${grafana_port:-3000}  user admin, password: secrets/grafana_admin_password"
     echo "Share:   accounts and passwords: secrets/share_accounts (COMPOSE_PROFILES=share in .env)"
 }
 
@@ -41,6 +41,7 @@ make_env() {
     fi
     PUID=$(value PUID) PGID=$(value PGID) address=$(value LAN_ADDRESS)
     address=${address:-127.0.0.1}
+    pages_port=$(value PAGES_PORT) grafana_port=$(value GRAFANA_PORT)
 }
 
 # value NAME: what .env says of it.

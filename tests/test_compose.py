@@ -145,3 +145,12 @@ def test_make_secrets_writes_each_once_readable_by_nobody_else(tmp_path: Path):
 
     assert make_secrets(tmp_path).returncode == 0
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == secrets
+
+
+def test_make_secrets_names_the_addresses_that_env_says(tmp_path: Path):
+    said = make_secrets(tmp_path).stdout
+    assert ("http://127.0.0.1:8080 " in said, "http://127.0.0.1:3000 " in said) == (True, True)
+    with (tmp_path / ".env").open("a") as file:
+        file.write("LAN_ADDRESS=192.168.1.20\nPAGES_PORT=8081\nGRAFANA_PORT=3001\n")
+    said = make_secrets(tmp_path).stdout
+    assert ("http://192.168.1.20:8081 " in said, "http://192.168.1.20:3001 " in said) == (True, True)
