@@ -107,6 +107,14 @@ def test_what_a_token_may_do_is_what_the_hub_says(answer, says):
     assert (finding.level, says[1] in finding.message) == (says[0], True), finding.message
 
 
+@pytest.mark.parametrize("org", ["ACME", "Bot"])
+def test_to_the_hub_names_that_differ_in_case_are_one(org: str):
+    answer = fine((ORG, "repo.write"), (f"{ORG}/one", "repo.write"))
+    (finding,) = write_findings(read_who(answer, endpoint="https://huggingface.co"), org)
+    says = {"ACME": "may push to ACME, and to nothing else", "Bot": "a person's own namespace"}
+    assert says[org] in finding.message
+
+
 @pytest.mark.parametrize(
     ("endpoint", "found"),
     [("https://huggingface.co", "ok"), ("http://127.0.0.1:1", "ok"), ("http://hub.example", "problem")],

@@ -49,7 +49,7 @@ def write_findings(who: Who, org: str) -> Iterator[Finding]:
     if why := _why_not(who, org):
         yield problem("hub", why, _new_token(org), facts)
         return
-    others = sorted(name for name in who.writes_to if name.partition("/")[0] != org)
+    others = sorted(name for name in who.writes_to if name.partition("/")[0].casefold() != org.casefold())
     if who.writes_everywhere or others:
         where = ", ".join(others) or "everything else of its user"
         message = f"the token of {who.name} may push to {org}, but also write to: {where}"
@@ -59,14 +59,17 @@ def write_findings(who: Who, org: str) -> Iterator[Finding]:
 
 
 def _why_not(who: Who, org: str) -> str | None:
-    if org == who.name:
+    # To the Hub names that differ in case are one.
+    name = org.casefold()
+    roles = {organisation.casefold(): role for organisation, role in who.organisations.items()}
+    if name == who.name.casefold():
         return f"{org} is a person's own namespace, not an organisation"
-    if org not in who.organisations:
+    if name not in roles:
         listed = ", ".join(sorted(who.organisations)) or "none"
         return f"the token's user {who.name} is in no organisation {org} (in: {listed})"
-    if who.organisations[org] not in WRITERS:
-        return f"{who.name} may only read in {org} (role {who.organisations[org]})"
-    if org not in who.writes_to:
+    if roles[name] not in WRITERS:
+        return f"{who.name} may only read in {org} (role {roles[name]})"
+    if name not in {writable.casefold() for writable in who.writes_to}:
         return f"the token may not write to {org} (role {who.role})"
     return None
 
