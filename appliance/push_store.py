@@ -49,10 +49,10 @@ class PushStore:
         row = self.row(number)
         return row.pid is not None and row.boot_id == boot_id() and runs(row.pid, row.pid_started or 0)
 
-    def pending(self, number: int, *, asked: float, repository: str | None) -> Pending:
+    def pending(self, number: int, *, repository: str | None) -> Pending:
         """A pending push as `next_push` wants it; `repository` is the shared one that it goes to."""
         row = self.row(number)
-        return Pending(number, asked, row.attempts, row.next_try, row.result, repository)
+        return Pending(number, row.attempts, row.next_try, row.result, repository)
 
     def begin(self, number: int, *, next_try: float, boot_id: str) -> int:
         """Count an attempt before it starts, with the time of the next one if nobody sees how this one ends."""

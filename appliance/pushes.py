@@ -16,6 +16,7 @@ from appliance.metric_table import PUSH_BUCKETS
 from appliance.processes import StageProcess
 from appliance.push_store import PushStore
 from appliance.pushing import (
+    BY_PERSON,
     LONGEST_DEADLINE_SECONDS,
     Pending,
     PushError,
@@ -29,7 +30,6 @@ from appliance.store import Store
 
 logger = logging.getLogger(__name__)
 
-BY_PERSON: Final = "by-person"
 LAST_SUCCESS: Final = "hub last success"
 # The stage ends a transfer that hangs, over Xet and then without. This is for a stage that hangs itself.
 STAGE_SECONDS: Final = 2 * LONGEST_DEADLINE_SECONDS + 600.0
@@ -122,7 +122,7 @@ class Pushes:
     def _pending(self, job: Job) -> Pending:
         if job.number not in self._shared:
             self._shared[job.number] = _shared_repository(self._dir(job))
-        return self._rows.pending(job.number, asked=job.finished or 0.0, repository=self._shared[job.number])
+        return self._rows.pending(job.number, repository=self._shared[job.number])
 
     def _begin(self, job: Job, pending: Pending, now: float, *, wall: float) -> None:
         job_dir = self._dir(job)

@@ -19,6 +19,8 @@ LONGEST_PAUSE_SECONDS: Final = 6 * 3600.0
 DEADLINE_SECONDS: Final = 900.0
 SLOW_BYTES_PER_SECOND: Final = 100_000
 LONGEST_DEADLINE_SECONDS: Final = 24 * 3600.0
+# A file of this name in the push stage's folder: somebody asked for the push with `appliance push`.
+BY_PERSON: Final = "by-person"
 # Names on the Hub hold at most this many characters.
 LONGEST_NAME: Final = 96
 
@@ -89,7 +91,6 @@ class Pending:
     """A push that is still to be done. `next_try` is Unix seconds; `repository` the shared one it goes to, if any."""
 
     number: int
-    asked: float
     attempts: int = 0
     next_try: float = 0.0
     result: PushResult | None = None

@@ -36,7 +36,7 @@ def blocks(card: Card, language: str) -> list[str]:
 
 
 def test_the_metadata_is_the_hubs():
-    assert metadata(finished_card(base_license="apache-2.0")) == {
+    assert metadata(finished_card(fetch=FETCH | {"license": "apache-2.0"})) == {
         "base_model": "Qwen/Qwen3-8B",
         "base_model_relation": "adapter",
         "library_name": "peft",
@@ -61,7 +61,7 @@ def test_tags_of_the_recipe_come_after_ours_once_and_stay_text():
     ],
 )
 def test_the_recipes_licence_comes_before_the_bases(own, base, written):
-    card = finished_card(recipe=RECIPE.model_copy(update={"license": own}), base_license=base)
+    card = finished_card(recipe=RECIPE.model_copy(update={"license": own}), fetch=FETCH | {"license": base})
     assert {key: value for key, value in metadata(card).items() if key.startswith("license")} == written
 
 

@@ -271,34 +271,30 @@ def test_the_next_try_survives_a_restart(away):
 # The line of pushes, in words
 
 
-def pending(number: int, **facts) -> Pending:
-    return Pending(number, asked=0.0, **facts)
-
-
 def chosen(*entries: Pending, now: float = 1000.0) -> int | None:
     found = next_push(entries, now=now)
     return found.number if found else None
 
 
 def test_the_oldest_due_push_is_next():
-    assert chosen(pending(2), pending(1)) == 1
+    assert chosen(Pending(2), Pending(1)) == 1
     assert chosen() is None
 
 
 def test_nobody_overtakes_a_push_that_waits_for_the_hub():
-    assert chosen(pending(1, next_try=2000.0, result=PushResult.NETWORK), pending(2)) is None
-    assert chosen(pending(1, next_try=2000.0, result=PushResult.RATE_LIMITED), pending(2)) is None
-    assert chosen(pending(1, next_try=2000.0, result=PushResult.OTHER), pending(2)) == 2
+    assert chosen(Pending(1, next_try=2000.0, result=PushResult.NETWORK), Pending(2)) is None
+    assert chosen(Pending(1, next_try=2000.0, result=PushResult.RATE_LIMITED), Pending(2)) is None
+    assert chosen(Pending(1, next_try=2000.0, result=PushResult.OTHER), Pending(2)) == 2
 
 
 def test_nobody_overtakes_another_in_the_same_shared_repository():
-    first = pending(1, next_try=2000.0, result=PushResult.CONFLICT, repository="support")
-    assert chosen(first, pending(2, repository="support"), pending(3, repository="sales")) == 3
-    assert chosen(first, pending(2, repository="support"), now=2000.0) == 1
+    first = Pending(1, next_try=2000.0, result=PushResult.CONFLICT, repository="support")
+    assert chosen(first, Pending(2, repository="support"), Pending(3, repository="sales")) == 3
+    assert chosen(first, Pending(2, repository="support"), now=2000.0) == 1
 
 
 def test_a_clock_that_was_put_back_holds_nothing_up():
-    assert chosen(pending(1, next_try=1000.0 + 7 * HOUR, result=PushResult.NETWORK)) == 1
+    assert chosen(Pending(1, next_try=1000.0 + 7 * HOUR, result=PushResult.NETWORK)) == 1
 
 
 def test_pauses_double_from_a_minute_to_six_hours_and_honour_the_hub_up_to_that():

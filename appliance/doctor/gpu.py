@@ -18,7 +18,6 @@ _DISPLAY_CLASS: Final = "0x03"
 OLDEST_DRIVER: Final = 580
 OLDEST_CUDA: Final = 13000
 OLDEST_CAPABILITY: Final = (7, 5)
-GB10_CAPABILITY: Final = (12, 1)
 _UPDATE_SPARK: Final = "sudo apt update && sudo apt full-upgrade && sudo reboot"
 _UPDATE: Final = "sudo apt install nvidia-driver-580-open && sudo reboot"
 

@@ -19,9 +19,9 @@ from appliance.job_dir import JobDir
 from appliance.models import cache_folder
 from appliance.processes import HIDDEN
 from appliance.settings import Settings
+from appliance.surroundings import MOUNTED_SECRETS
 
 CONFINED: Final = frozenset({Stage.TRAIN, Stage.VERIFY})
-MOUNTED_SECRETS: Final = Path("/run/secrets")
 # Devices of the GPU are used and /dev/shm holds shared memory; a process renames and ranks itself below /proc.
 _DEVICES: Final = (Path("/dev"), Path("/proc"))
 # What people keep at home and no training has a use for.

@@ -26,6 +26,7 @@ from appliance.logs import redactor
 from appliance.models import cache_folder
 from appliance.processes import PARENT
 from appliance.pushing import (
+    BY_PERSON,
     PushError,
     PushResult,
     deadline_seconds,
@@ -75,7 +76,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
 
 def asked_by_person(job: JobDir) -> bool:
     """Whether somebody asked for this push with `appliance push`."""
-    return (job.path / Stage.PUSH / "by-person").exists()
+    return (job.path / Stage.PUSH / BY_PERSON).exists()
 
 
 def errand_of(record: Job, recipe: Recipe, settings: Settings, *, by_person: bool) -> Errand:

@@ -200,7 +200,6 @@ def _card(ending: Ending) -> Card:
         labels=ending.json("prepare/labels.json"),
         train=train,
         evaluation=ending.json("verify/eval.json"),
-        base_license=ending.json("fetch/result.json").get("license"),
         versions=versions(train),
     )
 

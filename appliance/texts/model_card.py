@@ -44,8 +44,6 @@ DEMO_LICENSE: Final = "apache-2.0"
 class Card:
     """What the card tells. `check`, `fetch` and `train` are those stages' results, `labels` and `evaluation` the
     objects of `labels.json` and `eval.json`.
-
-    `base_license` is the base model's own, where it is known; the recipe's comes first.
     """
 
     name: str
@@ -56,7 +54,6 @@ class Card:
     labels: Mapping[str, Any]
     train: Mapping[str, Any]
     evaluation: Mapping[str, Any] | None = None
-    base_license: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -111,7 +108,7 @@ def _front_matter(card: Card) -> str:
 
 
 def _license(card: Card) -> Iterator[str]:
-    own = DEMO_LICENSE if card.base_model == DEMO else card.base_license
+    own = DEMO_LICENSE if card.base_model == DEMO else card.fetch.get("license")
     if name := (card.recipe.license or own):
         known = name.lower() in HUB_LICENSES
         yield f"license: {name.lower() if known else 'other'}"
