@@ -144,15 +144,17 @@ def _cache_folders(settings: Settings, environment: Mapping[str, str]) -> dict[s
     }
 
 
-def die_with_parent(parent: int | None) -> None:
+def die_with_parent() -> None:
     """Ask the kernel to end this process when the thread that started it ends, however it ends.
 
     PR_SET_PDEATHSIG (1) follows the thread that spawned us. A parent already gone is seen in getppid: then this exits.
+    Nothing of it where whoever started us did not write down who that is: a stage that is run by hand.
     """
-    if parent is None:
+    parent = os.environ.get(PARENT)
+    if not parent:
         return
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != int(parent):
         sys.exit(STOPPED)
 
 

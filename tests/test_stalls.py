@@ -106,10 +106,9 @@ environment = {**os.environ, "_APPLIANCE_PARENT_PID": str(os.getpid())}
 program = '''
 import sys, time
 from appliance.job import Stage
-import os
 from appliance.processes import die_with_parent
 from appliance.stages.__main__ import _die_first
-die_with_parent(int(os.environ["_APPLIANCE_PARENT_PID"]))
+die_with_parent()
 _die_first(Stage.TRAIN)
 print(open("/proc/self/oom_score_adj").read().strip(), flush=True)
 time.sleep(120)

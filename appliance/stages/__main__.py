@@ -18,7 +18,7 @@ from appliance.exits import DISK, STOPPED, explain_refusal
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.logs import redact_output
-from appliance.processes import PARENT, die_with_parent
+from appliance.processes import die_with_parent
 from appliance.pushing import PushError
 from appliance.settings import Settings
 from appliance.stages.confinement import CONFINED, confine
@@ -28,8 +28,7 @@ OOM_SCORE = 500
 
 def main() -> int:
     stage, job = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]).resolve())
-    parent = os.environ.get(PARENT)
-    die_with_parent(int(parent) if parent else None)
+    die_with_parent()
     _die_first(stage)
     _stop_on_sigterm()
     settings = Settings.load()

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 
 from appliance.logs import redact_output
 from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
-from appliance.processes import PARENT, die_with_parent
+from appliance.processes import die_with_parent
 from appliance.stages.hub_dataset import UnusableDataset, download_dataset
 
 # Weights, configuration, tokenizer, and the card, for the licence. Nothing that can hold code: no pickles, no Python.
@@ -42,8 +42,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 def main() -> None:
-    parent = os.environ.get(PARENT)
-    die_with_parent(int(parent) if parent else None)
+    die_with_parent()
     token = os.environ.get("HF_TOKEN")
     redact_output([token] if token else [])
     request = json.load(sys.stdin)

@@ -8,7 +8,6 @@ argument and in no environment of this process.
 
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +19,11 @@ from appliance.hub.intentions import Intentions
 from appliance.hub.parcel import ParcelFile
 from appliance.hub.push import Errand, XetBroken, push
 from appliance.logs import redact_output, redactor
-from appliance.processes import PARENT, die_with_parent
+from appliance.processes import die_with_parent
 
 
 def main() -> None:
-    parent = os.environ.get(PARENT)
-    die_with_parent(int(parent) if parent else None)
+    die_with_parent()
     order = json.load(sys.stdin)
     redact_output([order["token"]])
     logging.basicConfig(level=logging.WARNING)
