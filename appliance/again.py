@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from appliance.copying import Copied, copy_rows, staging_in
+from appliance.copying import Copied, copy_rows, place_for, staging_in
 from appliance.errors import Problem, Reason
 from appliance.files import sync, write_whole
 from appliance.intake import EarlierRows, Places, record
@@ -121,7 +121,7 @@ def _files_of(
 
 
 def _write_recipe(recipe: NewRecipe, staging: Path) -> DroppedFile:
-    target = staging / "dropped" / recipe.name
+    target = place_for(recipe.name, staging)
     write_whole(target, recipe.text)
     digest = hashlib.sha256(recipe.text).hexdigest()
     return DroppedFile(

@@ -102,7 +102,7 @@ def copy_rows(
         return []
     files = []
     for file, path in found:
-        target = _free_name(staging / "dropped", file.name)
+        target = place_for(file.name, staging)
         copied, digest = _copy_again(path, target)
         if digest != file.sha256:
             message = f"the file {file.name} of that job is not what was dropped any more; drop the file itself"
@@ -169,7 +169,7 @@ def _take_file(
 def _copy(source: int, path: str, role: Role, entry: Entry, staging: Path) -> DroppedFile:
     """Copy from an open descriptor, and make sure that it was the file that was listed, from beginning to end."""
     _must_be(source, entry, path)
-    target = _free_name(staging / "dropped", _safe_name(PurePosixPath(path).name))
+    target = place_for(PurePosixPath(path).name, staging)
     digest = hashlib.sha256()
     copied = 0
     with target.open("xb") as file:
@@ -225,8 +225,9 @@ def _unreadable(name: str, error: OSError) -> Problem:
     )
 
 
-def _free_name(folder: Path, name: str) -> Path:
-    """A name that no other file of the drop has: two odd names may look the same once they are printable."""
+def place_for(name: str, staging: Path) -> Path:
+    """Where the copy of a file goes: no other file of the drop lies there, though odd names may look the same."""
+    folder, name = staging / "dropped", _safe_name(name)
     target, number = folder / name, 1
     while target.exists():
         number += 1

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.again import Reruns
+from appliance.again import NewRecipe, Reruns, copy_back
 from appliance.daemon import Appliance
 from appliance.hub.intentions import Intentions
+from appliance.intake import EarlierRows
 from appliance.job import Job, JobState, Outcome, Push, Role, Stage, move
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
@@ -203,6 +204,18 @@ def test_a_retry_that_could_not_be_recorded_is_recorded_later_and_leaves_no_copy
     door.store.connection.execute("PRAGMA query_only = OFF")
     assert [job.number for job in reruns.turn(3.0)] == [2]
     assert list(door.places.incoming.iterdir()) == []
+
+
+def test_a_retry_with_a_recipe_of_any_name_keeps_the_rows(tmp_path: Path):
+    """The file that `--recipe` names may be called as the dataset is, or in any other way."""
+    door = Door(tmp_path)
+    door.put("a.jsonl")
+    (job,) = door.take_in(door.drops()[0])
+    rows = EarlierRows(door.store, door.places)
+    for name in ("a.jsonl", "-a.yaml", "x" * 255):
+        copied = copy_back(job, NewRecipe(name, b"base_model: demo\n"), door.places, rows)
+        texts = {file.role: (copied.staging / file.path).read_bytes() for file in copied.files}
+        assert texts == {Role.DATASET: b'{"text": "a"}\n', Role.RECIPE: b"base_model: demo\n"}
 
 
 def test_a_retry_while_the_same_is_running_is_a_duplicate(box: Box):
