@@ -19,6 +19,7 @@ from appliance.files import sync
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import ReadRecipe, read_recipe
 from appliance.settings import Settings
+from appliance.settling import rows_elsewhere
 from appliance.sources import Source
 from appliance.yaml_text import LARGEST as LARGEST_RECIPE
 
@@ -117,7 +118,7 @@ def _check_dataset_name(read: ReadRecipe, dataset: Source | None) -> Iterator[Pr
     if dataset is None or asked is None:
         return
     given = PurePath(dataset.name).name
-    if asked.startswith(("job:", "hub:")):
+    if rows_elsewhere(asked):
         message = f"dataset is {asked}, but {given} came with the recipe; leave out the file, or the line"
         yield read.tree.problem(("dataset",), "other_dataset", message, Reason.DATASET_MISSING, expected=given)
     elif unicodedata.normalize("NFC", asked) != unicodedata.normalize("NFC", given):

@@ -105,7 +105,7 @@ def _follow_dataset_keys(view: View, groups: Groups) -> None:
             continue
         for recipe in [path for path, role in members if role is Role.RECIPE]:
             wanted = view.wants(recipe)
-            if wanted is None or ":" in wanted:
+            if wanted is None or rows_elsewhere(wanted):
                 continue
             target = _group_of(unicodedata.normalize("NFC", wanted), groups)
             if target is not None and target != stem:

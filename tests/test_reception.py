@@ -320,6 +320,11 @@ def test_a_recipe_names_its_dataset_in_any_normal_form():
     assert len(drop.files) == 2
 
 
+def test_a_recipe_names_its_dataset_with_any_mark_in_it():
+    (drop,) = drops_of("2026-11-27 12:30.jsonl", "r.yaml", wanted={"r.yaml": "2026-11-27 12:30.jsonl"})
+    assert len(drop.files) == 2
+
+
 def test_two_datasets_of_one_name_need_a_recipe_that_says_which():
     (both,) = drops_of("a.jsonl", "a.csv", "a.yaml")
     assert [problem.code for problem in both.problems] == ["several_datasets"]
