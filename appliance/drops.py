@@ -23,7 +23,6 @@ from appliance.settling import (
     View,
     judge,
     rows_elsewhere,
-    wait_for_dataset,
 )
 from appliance.sightings import Ending, Entry, Kind, Sighting
 
@@ -203,11 +202,7 @@ def _folder_drop(view: View, area: Area, folder: str) -> Drop | None:
     if not children:
         return None
     files, problems = _folder_roles(children)
-    if any(role is Role.DATASET for _, role in files) or problems:
-        return judge(view, area, name, files, folder=folder, problems=problems)
-    if not any(rows_elsewhere(view.wants(path)) for path, role in files if role is Role.RECIPE):
-        return wait_for_dataset(view, area, name, files, folder)
-    return judge(view, area, name, files, folder=folder)
+    return judge(view, area, name, files, folder=folder, problems=problems)
 
 
 def _folder_roles(children: Mapping[str, Sighting]) -> tuple[Files, tuple[Problem, ...]]:

@@ -120,13 +120,6 @@ def judge(
     return replace(drop, state=state, why=why)
 
 
-def wait_for_dataset(view: View, area: Area, name: str, files: Files, folder: str) -> Drop:
-    """A dropped folder in which no dataset lies yet."""
-    drop = judge(view, area, name, files, folder=folder)
-    why = "waits for a dataset in the folder"
-    return replace(drop, state=DropState.AWAITING_PAIR, why=why) if drop.state is not DropState.SETTLING else drop
-
-
 def _rows_of(view: View, files: Files) -> str | None:
     if any(role is Role.DATASET for _, role in files):
         return None
@@ -164,8 +157,10 @@ def _waiting_for_data(view: View, drop: Drop, recipes: tuple[str, ...]) -> tuple
         wanted = view.wants(recipe)
         if rows_elsewhere(wanted):
             return DropState.READY, ""
-        if wanted is not None:
+        if wanted is not None and drop.folder is None:
             return DropState.AWAITING_PAIR, f"waits for its dataset {printable(wanted)}"
+    if drop.folder is not None:
+        return DropState.AWAITING_PAIR, "waits for a dataset in the folder"
     return DropState.AWAITING_PAIR, f"waits for its dataset {printable(_stem(drop.files[0][0]))}.jsonl"
 
 
