@@ -39,8 +39,8 @@ def check_dataset(
     """
     suffix = split_suffix(source.name)[1]
     workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    if workers > 1 and (parts := _parts(source, suffix)):
-        return _check_parts(source, parts, findings, write, progress, workers)
+    if workers > 1 and (parts := _parts(source, suffix)) and (head := _head(source)):
+        return _check_parts(source, head, parts, findings, write, progress, workers)
     if suffix == ".parquet":
         next(source.chunks(1), None)  # whether it can be read at all
         rows = parquet_rows(source.path, findings, most_bytes=most_bytes)
@@ -59,7 +59,6 @@ class _Part:
 
     start: int
     end: int
-    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _parts(source: Source, suffix: str) -> list[_Part]:
                 return []
             cuts.append(cut)
     ends = [*cuts[1:], size] if cuts[-1] < size else cuts[1:]
-    return [_Part(start, end, end == size) for start, end in zip(cuts, ends, strict=False)]
+    return [_Part(start, end) for start, end in zip(cuts, ends, strict=False)]
 
 
 def _line_end(descriptor: int, offset: int) -> int | None:
@@ -103,13 +102,24 @@ def _line_end(descriptor: int, offset: int) -> int | None:
     return None
 
 
+def _head(source: Source) -> tuple[Format, int] | None:
+    """The format of the first rows, and the line of the first; None when they have none."""
+    rows = read_rows(source.chunks(), suffix=split_suffix(source.name)[1], findings=Findings(source.name))
+    first = list(islice(rows, ROWS_TO_FIND_FORMAT))
+    form = find_format([row for _, row in first])
+    return (form, first[0][0]) if form is not None else None
+
+
 def _check_parts(
-    source: Source, parts: list[_Part], findings: Findings, write: Write | None, progress: Progress, workers: int
+    source: Source,
+    head: tuple[Format, int],
+    parts: list[_Part],
+    findings: Findings,
+    write: Write | None,
+    progress: Progress,
+    workers: int,
 ) -> Summary:
-    form, first_line = _format(source)
-    if form is None:
-        rows = read_rows(source.chunks(), suffix=split_suffix(source.name)[1], findings=findings)
-        return check_rows(rows, findings, write=write or _write_nowhere, progress=progress)
+    form, first_line = head
     # It takes NumPy, which no small file should wait for.
     from appliance.dataset.plain import count_plain_rows
 
@@ -123,13 +133,6 @@ def _check_parts(
             write(checked.rows if checked.rows is not None else _read(source.path, part))
         progress(census.rows)
     return summary(form, findings, census, first_line=first_line)
-
-
-def _format(source: Source) -> tuple[Format | None, int]:
-    """The format of the first rows, and the line of the first."""
-    rows = read_rows(source.chunks(), suffix=split_suffix(source.name)[1], findings=Findings(source.name))
-    first = list(islice(rows, ROWS_TO_FIND_FORMAT))
-    return find_format([row for _, row in first]), first[0][0] if first else 1
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class _Work:
 
     def _row_by_row(self, block: bytes, piece: _Part) -> tuple[Findings, Census, bytes]:
         findings, census, rows = Findings(self.source.name), Census(), bytearray()
-        numbered = read_part(block, findings, offset=piece.start, is_last=piece.is_last)
+        numbered = read_part(block, findings, offset=piece.start)
         write = rows.extend if self.keep else _write_nowhere
         RowCheck(self.form, findings, census).run(numbered, write, lambda done: None)
         return findings, census, bytes(rows)
@@ -177,7 +180,7 @@ def _pieces(path: Path, part: _Part) -> Iterator[_Part]:
             end = part.end
             if start + PIECE_BYTES < part.end:
                 end = min(_line_end(file.fileno(), start + PIECE_BYTES) or part.end, part.end)
-            yield _Part(start, end, part.is_last and end == part.end)
+            yield _Part(start, end)
             start = end
 
 

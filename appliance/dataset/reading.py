@@ -59,10 +59,9 @@ def lines_may_be_parted(head: bytes, suffix: str) -> bool:
     return suffix in (".jsonl", ".json") and not foreign and _shape_fault(head) is None
 
 
-def read_part(block: bytes, findings: Findings, *, offset: int, is_last: bool) -> Iterator[NumberedRow]:
+def read_part(block: bytes, findings: Findings, *, offset: int) -> Iterator[NumberedRow]:
     """The rows of whole lines that lie `offset` bytes from the file's beginning; numbers count from the first line."""
-    text = block if is_last or block.endswith(b"\n") else block + b"\n"
-    return _decoded(_lines(iter([text]), findings, offset=offset), findings)
+    return _decoded(_lines(iter([block]), findings, offset=offset), findings)
 
 
 def _peek(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
