@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from appliance import dataset_file
+from appliance.dataset import census
 from appliance.dataset.findings import Findings
 from appliance.dataset.rows import Summary
 from appliance.dataset_file import check_dataset
@@ -117,7 +118,9 @@ def test_a_line_that_is_too_long_to_part_at_is_reported(tmp_path: Path, monkeypa
     assert (problem.code, problem.line) == ("row_too_long", 4)
 
 
-def test_copies_are_counted_over_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("in_a_set", [0, 1000])
+def test_copies_are_counted_over_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_set: int):
+    monkeypatch.setattr(census, "_HASHES_IN_A_SET", in_a_set)
     monkeypatch.setattr(dataset_file, "WORTH_PARTING", 0)
     monkeypatch.setattr(dataset_file, "BLOCK_BYTES", 500)
     rows = [json.dumps({"messages": [U, {**A, "content": str(n) * 9}]}) for n in range(40)]
