@@ -15,7 +15,6 @@ from appliance.models import read_config
 from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import sequence_cap
-from appliance.planning.memory_bill import KERNEL_LENGTHS
 from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
@@ -72,8 +71,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         tokens=facts["tokens_total"],
         max_seq_length=facts["max_seq_length"],
         held_out=facts["eval_rows"],
-        # Labels from the cache of an older version do not say.
-        lengths=facts.get("row_lengths", KERNEL_LENGTHS),
+        lengths=facts["row_lengths"],
     )
     plan = make_plan(recipe, shape, data, machine)
     write_json(job.plan_file, plan.as_json())
