@@ -9,7 +9,7 @@ from appliance.database import forget_copies
 from appliance.hub.intentions import Intentions
 from appliance.inbox import Inbox
 from appliance.intake import Places
-from appliance.job import Job
+from appliance.job import Job, Role
 from appliance.label_cache import LabelCache
 from appliance.names import printable
 from appliance.pushing import own_repository
@@ -34,7 +34,7 @@ class Remains:
 
 
 def delete_job(job: Job, store: Store, places: Places, inbox: Inbox, labels: LabelCache) -> Remains:
-    """Remove an ended job from inbox, outbox, caches, state folder and database, in this order."""
+    """Remove an ended job from inbox, outbox, state folder, caches and database, in this order."""
     left = [path for path in _sources(job, store, inbox)]
     for folder in (*_results(job, places.outbox), places.jobs / job.id):
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,6 +81,6 @@ def _sources(job: Job, store: Store, inbox: Inbox) -> list[str]:
 
 
 def _same_data(job: Job, store: Store) -> tuple[str, ...]:
-    data = {file.sha256 for file in job.files if file.role in ("dataset", "eval")}
+    data = {file.sha256 for file in job.files if file.role in (Role.DATASET, Role.EVAL)}
     others = (other for other in store.recent_jobs(10**6) if other.number != job.number)
     return tuple(other.id for other in others if data & {file.sha256 for file in other.files})

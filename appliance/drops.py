@@ -13,20 +13,8 @@ from appliance.drop_problems import ambiguous, not_a_dataset, odd_in_folder, too
 from appliance.errors import Problem
 from appliance.job import Role
 from appliance.names import CHECK_FOLDER, parse_number, role_of
-from appliance.settling import (
-    Area,
-    Drop,
-    DropState,
-    Files,
-    Member,
-    Rules,
-    View,
-    judge,
-    rows_elsewhere,
-)
+from appliance.settling import Area, Drop, Files, Member, Rules, View, judge, rows_elsewhere
 from appliance.sightings import Ending, Entry, Kind, Sighting
-
-__all__ = ["Drop", "DropState", "Rules", "find_drops", "is_button"]
 
 Groups = dict[str, Files]
 

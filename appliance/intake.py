@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from appliance.copying import Copied
 from appliance.errors import InputError, Problem, Reason
@@ -25,6 +26,11 @@ from appliance.outbox import find_result
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
 from appliance.store import DropKey, Store
+
+# The outcome of a drop that cannot be used; its problems stand in the `problems.json` of the check.
+REJECTION: Final[dict[str, object]] = {
+    "outcome": Outcome.REJECTED, "stage": Stage.CHECK, "failure": None, "message": "", "hint": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,7 @@ def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: 
     )
     if problems:
         job_dir.write_problems(Stage.CHECK, problems)
-        job_dir.write_outcome(rejection())
+        job_dir.write_outcome(REJECTION)
     job_dir.write_job(job)
     sync(path)
     return _Staged(job, path, identity)
@@ -222,11 +228,6 @@ def _job_name(copied: Copied, recipe: DroppedFile | None) -> str:
     """The drop's name, or the recipe's where several recipes share a dataset."""
     several = sum(file.role is Role.RECIPE for file in copied.files) > 1
     return PurePosixPath(recipe.name).stem if recipe is not None and several else copied.drop.name
-
-
-def rejection(stage: Stage = Stage.CHECK) -> dict[str, object]:
-    """The outcome of a drop that cannot be used; its problems stand in the stage's `problems.json`."""
-    return {"outcome": Outcome.REJECTED, "stage": stage, "failure": None, "message": "", "hint": None}
 
 
 def _with_files(staging: Path, files: tuple[DroppedFile, ...]) -> Path:

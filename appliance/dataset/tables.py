@@ -61,7 +61,6 @@ def _text(chunks: Iterator[bytes], findings: Findings) -> Iterator[str]:
                 raise Unreadable(_mixed_up(error), line=line + good.count(b"\n")) from error
             findings.notes.append("it is read as Windows-1252, since it is not UTF-8; look at its umlauts and accents")
             yield _windows(waiting + chunk, line)
-            offset += len(chunk)
             for rest in chunks:
                 line += chunk.count(b"\n")
                 chunk = rest
