@@ -13,13 +13,12 @@ from signal import SIGURG
 from appliance.files import folder_below, open_below, write_whole
 from appliance.names import READ_ME, SENTINEL, ignored, split_suffix
 from appliance.sightings import Ending, Entry, Kind
+from appliance.yaml_text import LARGEST as LARGEST_RECIPE
 
 # check/, a recipe folder, a dropped folder, and the files in it.
 DEPTH = 4
 HEAD_BYTES = 64
 TAIL_BYTES = 65536
-# A recipe may hold 64 KiB; one byte more shows that it is too long.
-RECIPE_BYTES = 65536 + 1
 SENTINEL_BYTES = 200
 # So many zeros at the end of a packed file are no accident.
 ZEROS = b"\0" * 64
@@ -135,7 +134,7 @@ class Inbox:
 
     def read_small(self, path: str) -> bytes | None:
         """The beginning of a recipe, a little more than a recipe may hold; None when it cannot be read."""
-        return self._read(path, RECIPE_BYTES)
+        return self._read(path, LARGEST_RECIPE + 1)
 
     def can_read(self, path: str) -> bool:
         try:

@@ -8,7 +8,7 @@ from typing import Final
 
 from appliance.job import Role
 
-DATA_SUFFIXES: Final = (".jsonl.gz", ".jsonl", ".json", ".csv", ".parquet")
+DATA_SUFFIXES: Final = (".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet")
 RECIPE_SUFFIXES: Final = (".yaml", ".yml")
 CHECKSUM_SUFFIX: Final = ".sha256"
 

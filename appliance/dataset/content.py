@@ -8,8 +8,8 @@ from typing import Final
 from appliance.dataset.findings import Fault, Unreadable
 from appliance.dataset.json_faults import cut_off, quote
 from appliance.errors import Reason
+from appliance.names import DATA_SUFFIXES
 
-READABLE: Final = (".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet")
 # Text shrinks to a third or a tenth; a bomb to a thousandth. Little is let off: a few rows repeated shrink well.
 GZIP_RATIO: Final = 200
 GZIP_LET_OFF: Final = 100 * 2**20
@@ -21,9 +21,9 @@ _SPREADSHEETS: Final = (".xlsx", ".xls", ".xlsm", ".ods")
 
 def foreign_suffix(suffix: str) -> Fault | None:
     """Why a file with this suffix is not read as a dataset, or None for those that are."""
-    if suffix in READABLE:
+    if suffix in DATA_SUFFIXES:
         return None
-    expected = ", ".join(READABLE)
+    expected = ", ".join(DATA_SUFFIXES)
     if suffix in _SPREADSHEETS:
         message = f"this is a spreadsheet; {_AS_CSV}. Its first line must name the columns, such as prompt, completion"
         return Fault("spreadsheet", message, found=suffix, expected=expected)
