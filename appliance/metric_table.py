@@ -107,7 +107,7 @@ SERVICE: Final = (
     _gauge("build_info", "What runs here.", version=(), revision=(), python_version=()),
     _gauge("ready", "1 once recovered and the inbox was listed."),
     _gauge("loop_heartbeat_timestamp_seconds", "When a loop last turned.", loop=LOOPS),
-    _counted("loop_errors_total", "Turns of a loop that met an error.", loop=LOOPS),
+    _counted("loop_errors_total", "Turns of a loop that met an error.", loop=("main",)),
     _counted(
         "notifications_total", "Notifications by what became of them.", event=_values(Notice), outcome=NOTICE_OUTCOMES
     ),
