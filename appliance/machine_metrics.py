@@ -1,14 +1,13 @@
 """Memory, disks and GPUs as values of the metric table. What this machine lacks has no value at all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from appliance.gpu import GpuReading
 from appliance.machine_watch import MachineReading
 from appliance.memory import memory_floors, read_memory, read_pressure
+from appliance.metric_table import Values
 from appliance.settings import Settings
-
-Values = Mapping[tuple[str, ...], float]
 
 
 def machine_values(reading: MachineReading, settings: Settings) -> dict[str, Values]:

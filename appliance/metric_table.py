@@ -11,9 +11,13 @@ from typing import Final
 
 from appliance.errors import Reason
 from appliance.job import ENDED, FailureClass, JobState, Stage, Verdict, Waiting
+from appliance.pushing import PushResult
 from appliance.settling import DropState
 
 PREFIX: Final = "appliance_"
+
+# Numbers of one family, by the values of its labels.
+Values = Mapping[tuple[str, ...], float]
 
 STEP_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 CHECKPOINT_BUCKETS: Final = (0.1, 0.5, 1, 5, 15, 60, 300)
@@ -54,9 +58,7 @@ GPU_QUERIES: Final = (
     *("driver", "name", "uuid", "memory_type", "utilization", "power", "temperature", "sm_clock", "sm_clock_max"),
     *("energy", "throttle", "throttle_time", "deadline"),
 )
-PUSH_RESULTS: Final = (
-    *("ok", "auth", "quota", "rate_limited", "network", "server", "conflict", "not_private", "other"),
-)
+PUSH_RESULTS: Final = _values(PushResult)
 VOLUMES: Final = ("inbox", "outbox", "state", "cache")
 NOTICE_OUTCOMES: Final = ("sent", "failed", "dropped")
 

@@ -18,14 +18,14 @@ from appliance.inbox import Availability
 from appliance.job import Job, JobState, Stage, Waiting
 from appliance.machine_metrics import gpu_values, machine_values
 from appliance.machine_watch import NOTHING_READ, MachineReading
-from appliance.metric_table import FAMILIES, PENDING, PREFIX, Family, Kind
+from appliance.metric_table import FAMILIES, PENDING, PREFIX, Family, Kind, Values
 from appliance.progress import Progress
+from appliance.push_store import LAST_SUCCESS
 from appliance.revision import revision
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import KEEP_SERIES_SECONDS, View
 
-Values = Mapping[tuple[str, ...], float]
 Counted = Mapping[str, Mapping[tuple[tuple[str, str], ...], float]]
 
 
@@ -195,7 +195,7 @@ def _hub(store: Store) -> dict[str, Values]:
     return {
         "hub_pushes_pending": {(): float(len(pending))},
         "hub_oldest_pending_timestamp_seconds": {(): min((job.finished or 0.0 for job in pending), default=0.0)},
-        "hub_last_success_timestamp_seconds": {(): float(store.fact("hub last success") or 0.0)},
+        "hub_last_success_timestamp_seconds": {(): float(store.fact(LAST_SUCCESS) or 0.0)},
     }
 
 

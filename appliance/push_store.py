@@ -1,11 +1,14 @@
 """What is known of each job's push: attempts, when the next one is due, how the last one ended. Survives restarts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from appliance.processes import boot_id, runs
 from appliance.pushing import Pending, PushError, PushResult
 from appliance.store import Store
+
+# The fact that holds when a push last went through, in Unix seconds.
+LAST_SUCCESS: Final = "hub last success"
 
 
 @dataclass(frozen=True)

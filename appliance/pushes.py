@@ -14,7 +14,7 @@ from appliance.job import Job, Outcome, Push, Stage
 from appliance.job_dir import JobDir
 from appliance.metric_table import PUSH_BUCKETS
 from appliance.processes import StageProcess
-from appliance.push_store import PushStore
+from appliance.push_store import LAST_SUCCESS, PushStore
 from appliance.pushing import (
     BY_PERSON,
     LONGEST_DEADLINE_SECONDS,
@@ -30,7 +30,6 @@ from appliance.store import Store
 
 logger = logging.getLogger(__name__)
 
-LAST_SUCCESS: Final = "hub last success"
 # The stage ends a transfer that hangs, over Xet and then without. This is for a stage that hangs itself.
 STAGE_SECONDS: Final = 2 * LONGEST_DEADLINE_SECONDS + 600.0
 STOP_SECONDS: Final = 10.0
