@@ -8,9 +8,10 @@ ApplianceError
 Stopped is no error: a stage was asked to stop and has saved what it could.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any, Self
 
 
 class Reason(StrEnum):
@@ -59,6 +60,11 @@ class Problem:
     def as_json(self) -> dict[str, object]:
         """The object that stands in `problems.json`."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """The inverse of `as_json`. Raises ValueError, TypeError or KeyError when it is none."""
+        return cls(**{**entry, "reason": Reason(entry["reason"])})
 
 
 class ApplianceError(Exception):

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from appliance.errors import Problem, Reason
+from appliance.errors import Problem
 from appliance.files import write_json, write_whole
 from appliance.job import (
     DroppedFile,
@@ -85,7 +85,7 @@ class JobDir:
     def problems(self, stage: Stage) -> list[Problem]:
         """What a stage found wrong with the input; empty when it found nothing."""
         entries = cast("list[dict[str, Any]] | None", _read(self.path / stage.value / "problems.json"))
-        return [Problem(**{**entry, "reason": Reason(entry["reason"])}) for entry in entries or []]
+        return [Problem.from_json(entry) for entry in entries or []]
 
     def write_problems(self, stage: Stage, problems: tuple[Problem, ...]) -> None:
         write_json(self.stage(stage) / "problems.json", [problem.as_json() for problem in problems])

@@ -34,9 +34,13 @@ class View:
         """A moment of the monotonic clock as Unix seconds."""
         return self.time - (self.monotonic - monotonic)
 
+    def running_of(self, number: int) -> Running | None:
+        """What a stage works on of this job, if one does."""
+        return next((entry for entry in self.running if entry.job.number == number), None)
+
     def last_progress(self, number: int) -> float | None:
         """When a job last reported anything; the beginning of its stage while that has said nothing yet."""
-        running = next((entry for entry in self.running if entry.job.number == number), None)
+        running = self.running_of(number)
         if running is not None:
             return running.progress.last_event or self.wall(running.began)
         trained = self.trained.get(number)

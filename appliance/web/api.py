@@ -75,27 +75,33 @@ def job_finder(site: Site) -> Callable[[str], Job]:
     return find
 
 
+def is_over(job: Job | JobAnswer) -> bool:
+    """Whether nothing about a job will change any more: a push goes on after the end."""
+    return job.state in ENDED and job.push is not Push.PENDING
+
+
 def job_news(site: Site, histories: Histories, shared: Shared, job: Job, *, after: int | None) -> News:
     """What is new about a job each time that it is called; None once there will never be more."""
-    state: dict[str, Any] = {"said": None, "count": after, "over": False}
+    said: JobAnswer | None = None
+    count, over = after, False
 
     def look() -> tuple[JobAnswer, Any]:
         now = site.store.job(job.number) or job
         return answer(site, now), histories.of(job.id)
 
     async def news() -> list[Event] | None:
-        if state["over"]:
+        nonlocal said, count, over
+        if over:
             return None
         told, history = await shared.get(("job", job.number), look)
-        if state["count"] is None:
-            _, state["count"] = history.since(0)
-        steps, state["count"] = history.since(state["count"])
-        events = [Event(step["event"], step, id=state["count"]) for step in steps]
-        if told != state["said"]:
+        if count is None:
+            _, count = history.since(0)
+        steps, count = history.since(count)
+        events = [Event(step["event"], step, id=count) for step in steps]
+        if told != said:
             events.append(Event("job", told.model_dump_json()))
-            state["said"] = told
-        # A push goes on after the end.
-        state["over"] = told.state in ENDED and told.push is not Push.PENDING
+            said = told
+        over = is_over(told)
         return events
 
     return news

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.actions import offered
-from appliance.errors import Problem, Reason
+from appliance.errors import Problem
 from appliance.files import open_below
 from appliance.job import ENDED, Job, JobState, Push, Stage
 from appliance.job_dir import JobDir, read_progress
@@ -34,15 +34,20 @@ PUSHES: Final = {
 def progress_of(site: Site, job: Job) -> Progress | None:
     """What the running stage has reported; of a job that trained, what the training reported last."""
     view = site.view()
-    running = next((entry for entry in view.running if entry.job.number == job.number), None)
+    running = view.running_of(job.number)
     return running.progress if running else view.trained.get(job.number)
 
 
 def answer(site: Site, job: Job) -> JobAnswer:
     """One job for the API."""
-    folder = find_result(site.settings.outbox, job.id) if job.state in ENDED else None
+    folder = result_of(site, job)
     actions = offered(job, hub=site.settings.hub_org is not None)
     return JobAnswer.of(job, progress_of(site, job), result=folder.name if folder else None, actions=actions)
+
+
+def result_of(site: Site, job: Job) -> Path | None:
+    """The folder of an ended job in the outbox."""
+    return find_result(site.settings.outbox, job.id) if job.state in ENDED else None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class ResultFile:
 
 def result_files(site: Site, job: Job) -> tuple[Path | None, list[ResultFile]]:
     """The folder of a job's result and the files that its manifest names: nothing else in it is ever served."""
-    folder = find_result(site.settings.outbox, job.id) if job.state in ENDED else None
+    folder = result_of(site, job)
     if folder is None:
         return None, []
     try:
@@ -117,7 +122,7 @@ class Rejection:
 def rejections(site: Site) -> Iterator[Rejection]:
     """The newest rejected drops."""
     for job in site.store.recent_jobs(REJECTIONS_SHOWN, [JobState.REJECTED]):
-        folder = find_result(site.settings.outbox, job.id)
+        folder = result_of(site, job)
         problems = _problems(folder) if folder else []
         page = f"/jobs/{job.number}/files/WHY.html" if folder else None
         yield Rejection(job, tuple(problems[:PROBLEMS_SHOWN]), max(0, len(problems) - PROBLEMS_SHOWN), page)
@@ -126,7 +131,7 @@ def rejections(site: Site) -> Iterator[Rejection]:
 def _problems(folder: Path) -> list[Problem]:
     try:
         entries = json.loads(_head(folder, "problems.json") or "[]")
-        return [Problem(**{**entry, "reason": Reason(entry["reason"])}) for entry in entries]
+        return [Problem.from_json(entry) for entry in entries]
     except (ValueError, TypeError, KeyError):
         return []
 

@@ -9,10 +9,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from appliance.history import Histories
-from appliance.job import ENDED, Push
 from appliance.texts.pages import render
 from appliance.web.access import SESSION_SECONDS, safe_next
-from appliance.web.api import job_finder, job_news
+from appliance.web.api import is_over, job_finder, job_news
 from appliance.web.guards import COOKIE, caller_of, check_proof, may_reach, may_read
 from appliance.web.live import Event, News, Shared, Watchers
 from appliance.web.site import Site
@@ -60,8 +59,7 @@ def make_pages(site: Site, histories: Histories, shared: Shared, watchers: Watch
     def job(id: str, request: Request) -> Response:
         found, who = find(id), who_is(site, request)
         top, rest = views.job_top(found.number, acts=who.acts), views.job_rest(found.number)
-        over = found.state in ENDED and found.push is not Push.PENDING
-        context = frame(request, who, stream=None if over else f"/live/jobs/{found.number}")
+        context = frame(request, who, stream=None if is_over(found) else f"/live/jobs/{found.number}")
         context |= {"job": found, "live_top": with_proof(top, who.csrf), "live_rest": with_proof(rest, who.csrf)}
         return HTMLResponse(render("web/job.html.j2", context | views.job_curves(found)))
 
@@ -136,13 +134,14 @@ def frame(request: Request, who: Who, *, stream: str | None = None) -> dict[str,
 
 def page_news(shared: Shared, key: object, make: Callable[[], str], proof: str) -> News:
     """The live parts of a page each time that they have changed."""
-    shown: list[str] = [""]
+    shown = ""
 
     async def news() -> list[Event]:
+        nonlocal shown
         html = await shared.get(key, make)
-        if html == shown[0]:
+        if html == shown:
             return []
-        shown[0] = html
+        shown = html
         return [Event("html", [str(with_proof(html, proof))])]
 
     return news

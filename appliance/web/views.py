@@ -82,8 +82,9 @@ class Views:
     def job_top(self, number: int, *, acts: bool) -> str:
         """How a job stands, and what can be done about it."""
         job = self._job(number)
-        entry = next((entry for entry in self.site.view().running if entry.job.number == number), None)
-        row = running_row(entry, self.site.view()) if entry else None
+        view = self.site.view()
+        entry = view.running_of(number)
+        row = running_row(entry, view) if entry else None
         lead, tone = self._lead(job, running=row is not None)
         context = {
             "job": job,
