@@ -5,7 +5,6 @@ from typing import Final
 from appliance.job import ENDED, Job, JobState, Outcome, Push, Waiting
 
 JOB_ACTIONS: Final = ("cancel", "retry", "approve", "push")
-QUEUE_ACTIONS: Final = ("pause", "resume")
 
 
 def offered(job: Job, *, hub: bool) -> tuple[str, ...]:

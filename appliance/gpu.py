@@ -47,9 +47,11 @@ class GpuReading:
     throttle_seconds: Mapping[str, float] | None = None
 
 
-FACTS: Final = {"driver": "driver_version", "name": "name", "uuid": "uuid", "memory_type": "memory_type"}
 QUESTIONS: Final = {
-    **FACTS,
+    "driver": "driver_version",
+    "name": "name",
+    "uuid": "uuid",
+    "memory_type": "memory_type",
     "utilization": "utilization",
     "power": "power_watts",
     "temperature": "temperature_celsius",

@@ -20,12 +20,9 @@ class GpuPresence:
         """`expected`: whether this installation trains on a GPU; by default, whether it has the libraries for it."""
         self._expected = has_cuda_libraries() if expected is None else expected
         self._watched = Watched(find_fault, name="gpu presence", every_seconds=EVERY_SECONDS)
-        self._started = False
 
     def start(self) -> None:
         if self._expected:
-            # Before the first turn: a queue that waits is started a moment later.
-            self._started = True
             self._watched.start()
 
     def close(self) -> None:
@@ -33,8 +30,6 @@ class GpuPresence:
 
     def fault(self) -> str | None:
         """What is wrong, for people; None when the GPU answers or none is expected."""
-        if not self._started:
-            return None
         if self._watched.overdue:
             return "the GPU's driver does not answer; docs/operations.md says what to look at"
         return self._watched.value()

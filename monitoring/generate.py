@@ -76,9 +76,7 @@ def grafana_rule(rule: dict[str, Any]) -> dict[str, Any]:
 
 def grafana_text(text: str) -> str:
     """Grafana knows the value of a rule by its letter, and here that is always 1: the text goes without it."""
-    for phrase in (" for {{ $value | humanizeDuration }}", " at only {{ $value | humanize }}Hz"):
-        text = text.replace(phrase, "")
-    return text
+    return text.replace(" for {{ $value | humanizeDuration }}", "")
 
 
 def files() -> dict[Path, str]:

@@ -127,9 +127,8 @@ def who_is(site: Site, request: Request) -> Who:
 
 def frame(request: Request, who: Who, *, stream: str | None = None) -> dict[str, Any]:
     """What the frame around every page needs."""
-    path = request.url.path
     refresh = REFRESH_SECONDS if stream else None
-    return {"who": who, "here": path, "here_now": path, "stream": stream, "refresh": refresh}
+    return {"who": who, "here": request.url.path, "stream": stream, "refresh": refresh}
 
 
 def page_news(shared: Shared, key: object, make: Callable[[], str], proof: str) -> News:

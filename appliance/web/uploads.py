@@ -62,8 +62,7 @@ class Uploads:
                 case FormField(name, value):
                     fields[name] = value
                 case FileBegins(""):
-                    # What a browser sends for a file that was not chosen.
-                    incoming.skip()
+                    pass  # What a browser sends for a file that was not chosen.
                 case FileBegins(filename):
                     if not proven:
                         check_proof(self._site, request, fields.get(CSRF_FIELD, ""))
@@ -104,9 +103,6 @@ class _Incoming:
         partial = self._inbox / f"{PREFIX}{uuid.uuid4().hex}{ENDING}"
         self._open = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._files.append((target, partial))
-
-    def skip(self) -> None:
-        self._open = None
 
     def write(self, data: bytes) -> None:
         if self._open is None:

@@ -90,7 +90,6 @@ class Views:
             "job": job,
             "row": row,
             "lead": lead,
-            "say": lead,
             "tone": tone,
             "facts": facts,
             "evaluation": evaluation(self.site, job),
