@@ -7,7 +7,6 @@ from typing import Final
 from appliance.daemon import Appliance
 from appliance.heartbeat import Heartbeat
 from appliance.machine_watch import watch_machine
-from appliance.metrics import make_registry
 from appliance.notifier import Notifier
 from appliance.settings import Settings
 from appliance.store import Store
@@ -39,8 +38,7 @@ class Watching:
             recipes=appliance.recipes,
             machine=self._machine.reading,
         )
-        registry = make_registry(store, site.view, time.time, settings=settings, machine=self._machine.reading)
-        self._web = WebServer(make_app(site, registry), settings.listen, stopping=site.stopping)
+        self._web = WebServer(make_app(site), settings.listen, stopping=site.stopping)
         self.address = self._web.address
         self._notifier = Notifier(settings, store, jobs, self._machine.reading)
         self._heartbeat = Heartbeat(

@@ -17,7 +17,6 @@ from appliance.disk import Space
 from appliance.inbox import Availability
 from appliance.job import Job, JobState, Push, Verdict, move
 from appliance.machine_watch import MachineReading
-from appliance.metrics import make_registry
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
@@ -56,10 +55,9 @@ def serve(path: Path, *, jobs: int) -> WebServer:
         store.add_job(Job(jobs + 1, f"{jobs + 1:04d}-running", "running", "running", JobState.QUEUED, now))
     view = View(now, 0.0, True, Availability.AVAILABLE, (), (), {}, now, False)
     machine = MachineReading({name: Space(1, 2, 3) for name in ("inbox", "outbox", "state", "cache")})
-    registry = make_registry(store, lambda: view, time.time, settings=Settings(), machine=lambda: machine)
     access = Access(allowed_hosts("127.0.0.1", ()))
-    site = Site(store, lambda: view, Settings(), path.parent, access, clock=lambda: now)
-    server = WebServer(make_app(site, registry), "127.0.0.1:0")
+    site = Site(store, lambda: view, Settings(), path.parent, access, clock=lambda: now, machine=lambda: machine)
+    server = WebServer(make_app(site), "127.0.0.1:0")
     server.start()
     return server
 

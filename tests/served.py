@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.inbox import Availability
 from appliance.job import Job
 from appliance.machine_watch import MachineReading
-from appliance.metrics import make_registry
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
@@ -119,8 +118,7 @@ class Served:
             recipes=("default", "demo"),
             machine=lambda: self.machine,
         )
-        registry = make_registry(self.store, lambda: self.view, lambda: self.now, settings=self.settings)
-        self.server = WebServer(make_app(self.site, registry), "127.0.0.1:0", stopping=self.site.stopping)
+        self.server = WebServer(make_app(self.site), "127.0.0.1:0", stopping=self.site.stopping)
         self.server.start()
         self.client = self.browser()
 

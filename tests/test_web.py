@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from appliance.job import Job, JobState, move
-from appliance.metrics import make_registry
 from appliance.progress import Progress
 from appliance.settling import Drop, DropState
 from appliance.web.access import host_name
@@ -91,7 +90,7 @@ def test_metrics_answer_while_the_database_is_written_to(site: Served):
 def test_an_address_that_is_taken_is_said_at_once(site: Served):
     host, port = site.server.address
     with pytest.raises(ListenError, match=str(port)) as caught:
-        WebServer(make_app(site.site, make_registry(site.store, lambda: VIEW, time.time)), f"{host}:{port}")
+        WebServer(make_app(site.site), f"{host}:{port}")
     assert caught.value.hint
 
 

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from appliance.metrics import make_registry
 from appliance.web.access import Access, allowed_hosts
 from appliance.web.app import make_app
 from appliance.web.server import WebServer
@@ -27,8 +26,7 @@ class Whole:
             time.time,
             appliance.recipes,
         )
-        registry = make_registry(appliance.store, lambda: appliance.view, time.time, settings=self.box.settings)
-        self.server = WebServer(make_app(self.site, registry), "127.0.0.1:0", stopping=self.site.stopping)
+        self.server = WebServer(make_app(self.site), "127.0.0.1:0", stopping=self.site.stopping)
         self.server.start()
         self.client = Client(self.server.address)
 

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from appliance import __version__
 from appliance.history import Histories
+from appliance.metrics import make_registry
 from appliance.texts.pages import render
 from appliance.view import View
 from appliance.web.api import make_api
@@ -37,13 +38,14 @@ STATIC: Final = {
 }
 
 
-def make_app(site: Site, registry: CollectorRegistry) -> FastAPI:
+def make_app(site: Site) -> FastAPI:
     """The application over one appliance."""
     app = FastAPI(title="Spark Appliance", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HostGuard, access=site.access)
     app.add_exception_handler(StarletteHTTPException, explain_refusal)
     app.add_exception_handler(RequestValidationError, explain_invalid)
     histories, shared, watchers = Histories(site.jobs), Shared(), Watchers(site)
+    registry = make_registry(site.store, site.view, site.clock, settings=site.settings, machine=site.machine)
     app.include_router(make_probes(site.view, registry, site.clock))
     app.include_router(make_static(site))
     app.include_router(make_login(site))
