@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Asks a vulnerability service about every locked package: part of `make check`. A known vulnerability fails it; a service
-# that cannot be reached does not, and is said loudly. Asks once a day, and again when a lock has changed.
+# that cannot be reached does not, and is said loudly. Asks once a day, again when a lock has changed, and each time while
+# something vulnerable is locked. cpu.lock has no package that the others have not.
 #
 # requirements/audit-ignored.txt holds what was looked at and does not concern us: an identifier a line, `#` and why.
 set -euo pipefail

@@ -1,9 +1,9 @@
-"""Downloads one model repository into the Hugging Face cache: a program that the fetch stage starts and may kill.
+"""Downloads one model repository into the Hugging Face cache, or the rows of a dataset: a program that may be killed.
 
-`python -m appliance.stages.download` reads a request from standard input (one JSON object: `repository`, `revision`,
-`keep_free_bytes`, `config_to`) and prints one JSON object a line: `{"total": bytes}` once the size is known, then
-either `{"path"}` or `{"error": kind, "message", "hint"}`. With `config_to`, a folder, only `config.json` is fetched,
-into there. The reading token comes in `HF_TOKEN`; no other token is ever used.
+`python -m appliance.stages.download` reads a request from standard input (one JSON object, `fetching.Wanted`) and
+prints one JSON object a line: `{"total": bytes}` once the size is known, then either `{"path"}`, of a dataset with its
+`commit` and `name`, or `{"error": kind, "message", "hint"}`. The reading token comes in `HF_TOKEN`; no other token is
+ever used.
 """
 
 import errno

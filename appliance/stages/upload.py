@@ -1,9 +1,9 @@
 """Pushes one parcel to the Hub: a program that the push stage starts and may kill.
 
 `python -m appliance.stages.upload` reads an order from standard input (one JSON object: `errand`, `parcel`,
-`intentions` and `token`) and prints one JSON object a line: `{"phase"}` as it goes on, then either `{"pushed"}`,
-`{"xet": why}` when large files do not get through Xet, or `{"failure"}`. The token comes by the pipe: it stands in no
-argument and in no environment of this process.
+`intentions` and `token`, perhaps `patience`, words for `connect`) and prints one JSON object a line: `{"phase"}` as it
+goes on, then either `{"pushed"}`, `{"xet": why}` when large files do not get through Xet, or `{"failure"}`. The token
+comes by the pipe: it stands in no argument and in no environment of this process.
 """
 
 import json
