@@ -1,5 +1,6 @@
 """Writing files so that a power cut leaves the old content or the new, never half of it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: object) -> None:
     """`write_whole` for a JSON value. Refuses NaN: no other program could read it."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_below(root: Path, path: str) -> int:

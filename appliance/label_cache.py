@@ -8,7 +8,6 @@ state/cache/prepared/
 A cache never fails a job: what cannot be read, or is not as it was written, counts as not there.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
+
+from appliance.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LabelCache:
         entry = self._entry(dataset_sha256, key)
         try:
             record = json.loads((entry / RECORD).read_text())
-            if {name: _hash(entry / name) for name in record["files"]} != record["files"]:
+            if {name: sha256_of(entry / name) for name in record["files"]} != record["files"]:
                 raise ValueError("a file is not as it was written")
             for name in record["files"]:
                 _link(entry / name, target / name)
@@ -66,7 +67,7 @@ class LabelCache:
             files = [name for name in names if (source / name).is_file()]
             for name in files:
                 _link(source / name, staging / name)
-            record = {"files": {name: _hash(staging / name) for name in files}, "facts": facts}
+            record = {"files": {name: sha256_of(staging / name) for name in files}, "facts": facts}
             (staging / RECORD).write_text(json.dumps(record))
             shutil.rmtree(entry, ignore_errors=True)
             staging.rename(entry)
@@ -97,11 +98,6 @@ def _last_use(entry: Path) -> float:
     """When an entry was used last; 0 for what a crash left unfinished."""
     record = entry / RECORD
     return record.stat().st_mtime if record.is_file() and not entry.name.startswith(".") else 0.0
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,6 +1,5 @@
 """The outbox: results appear in it whole, or not at all."""
 
-import hashlib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.errors import ApplianceError
-from appliance.files import sync, write_json
+from appliance.files import sha256_of, sync, write_json
 from appliance.names import job_number
 
 MANIFEST: Final = "manifest.json"
@@ -58,7 +57,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 def manifest_sha256(directory: Path) -> str:
     """The hash of a manifest: who knows it can tell whether anything in the directory was changed."""
-    return _sha256(directory / MANIFEST)
+    return sha256_of(directory / MANIFEST)
 
 
 def find_result(outbox: Path, job_id: str) -> Path | None:
@@ -83,7 +82,7 @@ def _already_there(final: Path, job_uuid: str) -> Path:
 
 def _file_entry(root: Path, path: Path) -> dict[str, Any]:
     name = path.relative_to(root).as_posix()
-    return {"path": name, "sha256": _sha256(path), "bytes": path.stat().st_size, "push": may_leave(name)}
+    return {"path": name, "sha256": sha256_of(path), "bytes": path.stat().st_size, "push": may_leave(name)}
 
 
 def may_leave(name: str) -> bool:
@@ -100,11 +99,6 @@ _OF_AN_ADAPTER: Final = re.compile(rf"adapter/(?!trainer_state)\w[\w.-]*\.({_KIN
 
 def _files(root: Path) -> Iterator[Path]:
     return (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_tree(root: Path) -> None:

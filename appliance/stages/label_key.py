@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import appliance
+from appliance.files import sha256_of
 from appliance.recipe import Recipe
 
 SETTINGS: Final = (
@@ -44,10 +45,10 @@ def label_key(recipe: Recipe, rows: Path, held_out: Path | None, model: Path, cr
     """
     parts = {
         "settings": settings_that_matter(recipe).model_dump(mode="json"),
-        "rows": [_hash(rows), held_out and _hash(held_out)],
-        "model": {str(path.relative_to(model)): _hash(path) for path in _tokenizer_files(model)},
+        "rows": [sha256_of(rows), held_out and sha256_of(held_out)],
+        "model": {str(path.relative_to(model)): sha256_of(path) for path in _tokenizer_files(model)},
         "day": _day(created) if any(b"strftime_now" in path.read_bytes() for path in _tokenizer_files(model)) else None,
-        "code": [_hash(path) for path in _our_code()],
+        "code": [sha256_of(path) for path in _our_code()],
         "libraries": [version(name) for name in LIBRARIES],
         **more,
     }
@@ -66,11 +67,6 @@ def _our_code() -> Iterator[Path]:
 
 def _day(created: float) -> str:
     return f"{datetime.fromtimestamp(created, UTC):%Y-%m-%d}"
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_json(value: dict[str, Any]) -> bytes:

@@ -1,14 +1,12 @@
 """The first half of fetch, for a recipe that names a dataset on the Hub: its rows lie with the job, as if dropped."""
 
-import hashlib
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from appliance.errors import InputError, Problem, Reason
-from appliance.files import sync
+from appliance.files import sha256_of, sync
 from appliance.hub_rows import PREFIX, is_allowed_dataset
 from appliance.job import DroppedFile, Role, Stage
 from appliance.job_dir import JobDir
@@ -38,9 +36,8 @@ def fetch_rows(dataset: str, job: JobDir, settings: Settings) -> dict[str, Any]:
 
 def _keep(path: Path, name: str, job: JobDir) -> DroppedFile:
     """Move the file to where dropped files lie; it is one without a source, as those borrowed from another job are."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
+    sha256 = sha256_of(path)
+    sync(path)
     target = job.dropped / name
     path.replace(target)
     sync(job.dropped)

@@ -7,7 +7,6 @@
 Imports no torch: what goes into the files is the caller's business.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.files import sync, write_json
+from appliance.files import sha256_of, sync, write_json
 from appliance.stages.training.standing import Standing
 
 COMPLETE: Final = "COMPLETE.json"
@@ -126,9 +125,7 @@ def assemble_adapter(checkpoint: Checkpoint, tokenizer: Path, target: Path) -> d
 
 def describe(path: Path) -> dict[str, Any]:
     """`{"bytes", "sha256"}` of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _declare_complete(checkpoint: Checkpoint) -> Checkpoint:
