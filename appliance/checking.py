@@ -23,7 +23,6 @@ from appliance.settling import rows_elsewhere
 from appliance.sources import Source
 from appliance.yaml_text import LARGEST as LARGEST_RECIPE
 
-_GB: Final = 10**9
 _MODELS_NAMED: Final = 10
 
 
@@ -147,7 +146,7 @@ class _DatasetCheck:
                     findings,
                     write=stack.enter_context(target.open("wb")).write if target else None,
                     progress=lambda done: self.progress(before + done),
-                    most_bytes=int(self.settings.max_drop_gb * _GB),
+                    most_bytes=self.settings.max_drop_bytes,
                 )
         except InputError as error:
             self.problems += error.problems

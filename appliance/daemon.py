@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS: Final = 0.25
 ERRORS_IN_A_ROW: Final = 20
 EXPIRY_SECONDS: Final = 3600.0
-GB: Final = 10**9
 
 
 class InboxTakenError(ApplianceError):
@@ -94,7 +93,7 @@ class Appliance:
         self.inbox = Inbox(settings.inbox.resolve(), installation)
         self.recipes = library_recipes(settings.recipes)
         inbox_rules = Rules(
-            settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes), settings.max_drop_gb * GB
+            settings.quiet_seconds, settings.pair_seconds, frozenset(self.recipes), settings.max_drop_bytes
         )
         self.reception = Reception(
             self.inbox,

@@ -110,6 +110,10 @@ class Settings(BaseSettings):
         """Only what `load` passes in: the environment is read there, once, with unknown names refused."""
         return (init_settings,)
 
+    @property
+    def max_drop_bytes(self) -> int:
+        return int(self.max_drop_gb * 10**9)
+
     def secrets(self) -> tuple[str, ...]:
         """The values that no log, page or message may show. Notification and heartbeat addresses carry keys too."""
         values = (

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from appliance.errors import InputError, Problem, Reason
 from appliance.files import sha256_of, sync
@@ -12,8 +12,6 @@ from appliance.job import DroppedFile, Role, Stage
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
 from appliance.stages.fetch_one import Download
-
-GB: Final = 10**9
 
 
 def fetch_rows(dataset: str, job: JobDir, settings: Settings) -> dict[str, Any]:
@@ -24,7 +22,7 @@ def fetch_rows(dataset: str, job: JobDir, settings: Settings) -> dict[str, Any]:
         raise _refused("dataset_not_allowed", f"{message} (APPLIANCE_ALLOWED_DATASETS)", dataset)
     folder = job.stage(Stage.FETCH) / "dataset"
     shutil.rmtree(folder, ignore_errors=True)
-    most = int(settings.max_drop_gb * GB)
+    most = settings.max_drop_bytes
     answer = Download(dataset, None, job.stage(Stage.FETCH), settings, dataset_to=folder, most_bytes=most).answer()
     if answer.get("error") == "unavailable":
         hint = f" {answer['hint']}" if answer.get("hint") else ""

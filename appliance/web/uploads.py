@@ -38,7 +38,7 @@ class Uploads:
         """Put the files of a request into the inbox. Returns their paths there; leaves nothing unless all arrived."""
         if self._running >= MOST_UPLOADS:
             raise HTTPException(503, "too many uploads at once; try again later", headers={"Retry-After": "60"})
-        limit = int(self._site.settings.max_drop_gb * GB)
+        limit = self._site.settings.max_drop_bytes
         if int(request.headers.get("content-length", "0")) > limit + FORM_BYTES:
             raise _too_large(limit)
         self._running += 1
