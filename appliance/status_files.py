@@ -70,7 +70,7 @@ def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Boar
         running=tuple(running_row(entry, view) for entry in running.values()),
         queued=tuple(queued_row(job, jobs) for job in waiting),
         results=tuple(result_row(job, jobs, settings) for job in store.recent_jobs(RESULTS_SHOWN, ENDED)),
-        inbox=tuple(inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]),
+        inbox=inbox_rows(view),
         troubles=tuple(troubles_of(view)),
         paused=view.paused,
     )
@@ -137,7 +137,12 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
     )
 
 
-def inbox_row(drop: Drop) -> InboxRow:
+def inbox_rows(view: View) -> tuple[InboxRow, ...]:
+    """What lies in the inbox, as the board shows it."""
+    return tuple(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN])
+
+
+def _inbox_row(drop: Drop) -> InboxRow:
     why = "is being copied" if drop.state is DropState.READY else drop.why
     return InboxRow(printable(drop.name), drop.state, why)
 

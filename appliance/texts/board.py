@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Final
+from typing import Any, Final
 
 from appliance.job import JobState, Outcome, Push, Stage, Verdict, Waiting, outbox_name
 from appliance.settling import DropState
@@ -132,17 +132,19 @@ def status_markdown(board: Board) -> str:
 
 def status_html(board: Board) -> str:
     """`STATUS.html`: the same, refreshing itself."""
-    context = {
+    return render("status.html.j2", board_context(board) | {"refresh": REFRESH_SECONDS, "stale": STALE})
+
+
+def board_context(board: Board) -> dict[str, Any]:
+    """What every template of a board is made from."""
+    return {
         "board": board,
         "troubles": list(all_troubles(board)),
-        "refresh": REFRESH_SECONDS,
-        "stale": STALE,
         "facts": facts,
         "why_waiting": why_waiting,
         "result_words": result_words,
         "stages": STAGES,
     }
-    return render("status.html.j2", context)
 
 
 def all_troubles(board: Board) -> Iterator[str]:

@@ -9,9 +9,8 @@ from appliance.actions import offered
 from appliance.history import Histories
 from appliance.job import ENDED, Job, JobState, Verdict
 from appliance.revision import version_and_commit
-from appliance.status_files import make_board, queued_row, result_row, running_row, troubles_of
-from appliance.texts.board import all_troubles as board_troubles
-from appliance.texts.board import facts, result_words, why_waiting
+from appliance.status_files import inbox_rows, make_board, queued_row, result_row, running_row, troubles_of
+from appliance.texts.board import board_context, facts, result_words, why_waiting
 from appliance.texts.curves import curves
 from appliance.texts.pages import render
 from appliance.texts.wording import STAGES, moment, size
@@ -44,22 +43,11 @@ class Views:
 
     def board(self, *, acts: bool) -> str:
         board = make_board(self.site.view(), self.site.store, self.site.jobs, self.site.settings)
-        return render(
-            "web/board_live.html.j2",
-            {
-                "board": board,
-                "troubles": list(board_troubles(board)),
-                "facts": facts,
-                "why_waiting": why_waiting,
-                "result_words": result_words,
-                "stages": STAGES,
-                **self._rights(acts=acts),
-            },
-        )
+        return render("web/board_live.html.j2", board_context(board) | self._rights(acts=acts))
 
     def inbox(self, *, acts: bool) -> str:
-        board = make_board(self.site.view(), self.site.store, self.site.jobs, self.site.settings)
-        return render("web/inbox_live.html.j2", {"board": board, "rejections": list(rejections(self.site))})
+        context = {"inbox": inbox_rows(self.site.view()), "rejections": list(rejections(self.site))}
+        return render("web/inbox_live.html.j2", context)
 
     def system(self, *, acts: bool) -> str:
         reading, settings, view = self.site.machine(), self.site.settings, self.site.view()
