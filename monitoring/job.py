@@ -1,6 +1,6 @@
 """The dashboard of one job, chosen by its number."""
 
-from monitoring.panels import DATASOURCE, Row, lines, stat
+from monitoring.panels import DATASOURCE, Row, lines, since, stat, word
 
 
 def of_job(metric: str) -> str:
@@ -12,32 +12,9 @@ JOB = (
     Row(
         "This job",
         (
-            stat(
-                "Job",
-                of_job("info"),
-                "Its name.",
-                legend="{{name}}",
-                width=6,
-                must=True,
-                options={"textMode": "name", "graphMode": "none"},
-            ),
-            stat(
-                "Base model",
-                of_job("info"),
-                "What it is trained on.",
-                legend="{{base_model}}",
-                width=6,
-                must=True,
-                options={"textMode": "name", "graphMode": "none"},
-            ),
-            stat(
-                "State",
-                'appliance_job_state{job_id="$job_id"} == 1',
-                "The state that it is in.",
-                legend="{{state}}",
-                must=True,
-                options={"textMode": "name", "graphMode": "none"},
-            ),
+            word("Job", of_job("info"), "Its name.", "name", width=6, must=True),
+            word("Base model", of_job("info"), "What it is trained on.", "base_model", width=6, must=True),
+            word("State", f"{of_job('state')} == 1", "The state that it is in.", "state", must=True),
             stat(
                 "Progress",
                 f"{of_job('step')} / {of_job('planned_steps')}",
@@ -48,25 +25,15 @@ JOB = (
             ),
             stat("Time left", of_job("eta_seconds"), "From the measured rate of this run.", "s", must=True),
             stat("Epoch", of_job("epoch"), "Passes over the training rows.", must=True, defaults={"decimals": 2}),
-            stat(
-                "Since it began",
-                f"time() - ({of_job('start_timestamp_seconds')} > 0)",
-                "Since its first stage began.",
-                "s",
-                must=True,
-            ),
-            stat(
+            since("Since it began", of_job("start_timestamp_seconds"), "Since its first stage began.", must=True),
+            since(
                 "Since its last progress",
-                f"time() - ({of_job('last_progress_timestamp_seconds')} > 0)",
+                of_job("last_progress_timestamp_seconds"),
                 "Any stage; a training reports at least every micro-batch.",
-                "s",
                 must=True,
             ),
-            stat(
-                "Since its last checkpoint",
-                f"time() - ({of_job('last_checkpoint_timestamp_seconds')} > 0)",
-                "What a crash would cost now.",
-                "s",
+            since(
+                "Since its last checkpoint", of_job("last_checkpoint_timestamp_seconds"), "What a crash would cost now."
             ),
             stat(
                 "Losses that were no number",
@@ -113,14 +80,14 @@ JOB = (
                 "short",
                 (of_job("tokens_per_second"), "tokens/s"),
                 must=True,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Use of the GPU's peak (MFU)",
                 "Nothing while APPLIANCE_GPU_PEAK_TFLOPS is unset.",
                 "percentunit",
                 (of_job("mfu_ratio"), "MFU"),
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Memory",
@@ -131,7 +98,7 @@ JOB = (
                 (of_job("cuda_peak_reserved_bytes"), "GPU, reserved, highest"),
                 (of_job("memory_estimate_bytes"), "planned"),
                 must=True,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),

@@ -1,8 +1,6 @@
 """The dashboard of the machine: memory, GPU, disks, and the daemon itself."""
 
-from monitoring.panels import Row, lines, table
-
-RATE = "$__rate_interval"
+from monitoring.panels import MEMORY_LINES, RATE, Row, lines, table
 
 MACHINE = (
     Row(
@@ -12,16 +10,11 @@ MACHINE = (
                 "Unified memory",
                 "Memory in use by everything on the machine, and the floors at which a training is stopped.",
                 "bytes",
-                ("appliance_memory_total_bytes - appliance_memory_available_bytes", "in use"),
-                (
-                    "appliance_memory_total_bytes - on (instance) group_right () appliance_memory_guard_bytes",
-                    "{{floor}} floor",
-                ),
-                ("appliance_memory_total_bytes", "all"),
+                *MEMORY_LINES,
                 must=True,
                 width=12,
                 height=9,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Pressure",
@@ -31,7 +24,7 @@ MACHINE = (
                 (f"rate(appliance_memory_pressure_stalled_seconds_total[{RATE}])", "all wait"),
                 width=6,
                 height=9,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Swap and the guard",
@@ -42,7 +35,7 @@ MACHINE = (
                 must=True,
                 width=6,
                 height=9,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),
@@ -71,7 +64,7 @@ MACHINE = (
                 ("appliance_gpu_sm_clock_hertz", "GPU {{gpu}}"),
                 ("appliance_gpu_sm_clock_max_hertz", "GPU {{gpu}}, maximum"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Power",
@@ -79,7 +72,7 @@ MACHINE = (
                 "watt",
                 ("appliance_gpu_power_watts", "GPU {{gpu}}"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Temperature", "Of the chip.", "celsius", ("appliance_gpu_temperature_celsius", "GPU {{gpu}}"), width=6
@@ -98,7 +91,7 @@ MACHINE = (
                 "percentunit",
                 (f"rate(appliance_gpu_throttle_seconds_total[{RATE}])", "GPU {{gpu}}, {{reason}}"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Questions that failed",
@@ -106,7 +99,7 @@ MACHINE = (
                 "short",
                 ("sum by (query) (increase(appliance_gpu_query_errors_total[$__range])) > 0", "{{query}}"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),
@@ -120,7 +113,7 @@ MACHINE = (
                 ("appliance_disk_free_bytes", "{{volume}}"),
                 must=True,
                 width=12,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "In use",
@@ -138,7 +131,7 @@ MACHINE = (
                 ("appliance_model_cache_bytes", "models"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),
@@ -152,7 +145,7 @@ MACHINE = (
                 ('process_resident_memory_bytes{job="appliance"}', "daemon"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Processor time of the daemon",
@@ -161,7 +154,7 @@ MACHINE = (
                 (f'rate(process_cpu_seconds_total{{job="appliance"}}[{RATE}])', "daemon"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Age of the last turn",
@@ -170,7 +163,7 @@ MACHINE = (
                 ("time() - (appliance_loop_heartbeat_timestamp_seconds > 0)", "{{loop}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Errors and notifications",
@@ -183,7 +176,7 @@ MACHINE = (
                 ),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),

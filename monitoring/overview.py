@@ -1,9 +1,8 @@
 """The first dashboard: what runs, whether it learns, how fast, what waits and what went wrong."""
 
-from monitoring.panels import Row, heat, lines, stat, table
+from monitoring.panels import MEMORY_LINES, RATE, Row, heat, lines, stat, table, word
 
 RUNNING = 'on (instance, job_id) (appliance_job_state{state="running"} == 1)'
-RATE = "$__rate_interval"
 
 
 def running(metric: str) -> str:
@@ -19,15 +18,7 @@ OVERVIEW = (
     Row(
         "Now",
         (
-            stat(
-                "Running job",
-                f"appliance_job_info and {RUNNING}",
-                "The job that a stage works on.",
-                legend="{{name}}",
-                width=6,
-                must=True,
-                options={"textMode": "name", "graphMode": "none"},
-            ),
+            word("Running job", running("info"), "The job that a stage works on.", "name", width=6, must=True),
             stat(
                 "Progress",
                 f"appliance_job_step / appliance_job_planned_steps and {RUNNING}",
@@ -50,15 +41,10 @@ OVERVIEW = (
                 "Memory and the floor",
                 "Memory in use. At the first line a training saves and stops, at the second it is killed.",
                 "bytes",
-                ("appliance_memory_total_bytes - appliance_memory_available_bytes", "in use"),
-                (
-                    "appliance_memory_total_bytes - on (instance) group_right () appliance_memory_guard_bytes",
-                    "{{floor}} floor",
-                ),
-                ("appliance_memory_total_bytes", "all"),
+                *MEMORY_LINES,
                 width=12,
                 must=True,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines("GPU power", "What the GPU draws.", "watt", ("appliance_gpu_power_watts", "GPU {{gpu}}"), width=6),
             lines(
@@ -75,7 +61,7 @@ OVERVIEW = (
                 ('sum by (state) (appliance_jobs{state=~"queued|running"})', "{{state}}"),
                 must=True,
                 width=12,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             table(
                 "Firing alerts",
@@ -117,7 +103,7 @@ OVERVIEW = (
                 "short",
                 (f"sum by (kind) (rate(appliance_train_tokens_total[{RATE}]))", "{{kind}}"),
                 must=True,
-                defaults={"min": 0},
+                from_zero=True,
                 custom={"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 25},
             ),
             heat(
@@ -133,7 +119,7 @@ OVERVIEW = (
                 "percentunit",
                 ("appliance_job_mfu_ratio", "job {{job_id}}"),
                 width=4,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Tokens per joule",
@@ -158,7 +144,7 @@ OVERVIEW = (
                 ("sum by (outcome) (increase(appliance_jobs_finished_total[$__range]))", "{{outcome}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Waiting",
@@ -167,7 +153,7 @@ OVERVIEW = (
                 ('sum by (reason) (appliance_waiting{reason!="none"})', "{{reason}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Failures and retries",
@@ -176,7 +162,7 @@ OVERVIEW = (
                 ("sum by (reason) (increase(appliance_job_failures_total[$__range])) > 0", "failed: {{reason}}"),
                 ("sum by (reason) (increase(appliance_job_retries_total[$__range])) > 0", "again: {{reason}}"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Time per stage",
@@ -185,7 +171,7 @@ OVERVIEW = (
                 (f"histogram_quantile(0.9, {STAGE_SECONDS})", "{{stage}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Verdicts",
@@ -194,7 +180,7 @@ OVERVIEW = (
                 ("sum by (verdict) (increase(appliance_verdicts_total[$__range]))", "{{verdict}}"),
                 must=True,
                 width=12,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Wait for the first stage",
@@ -205,7 +191,7 @@ OVERVIEW = (
                     "waited",
                 ),
                 width=12,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),
@@ -219,7 +205,7 @@ OVERVIEW = (
                 ("sum by (state) (appliance_inbox_pending)", "{{state}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "From the last write to a verdict on the drop",
@@ -227,7 +213,7 @@ OVERVIEW = (
                 "s",
                 (f"histogram_quantile(0.9, {DELAY})", "delay"),
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Drops",
@@ -237,7 +223,7 @@ OVERVIEW = (
                 ("sum by (reason) (increase(appliance_inbox_rejections_total[$__range])) > 0", "rejected: {{reason}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
             lines(
                 "Hub",
@@ -248,7 +234,7 @@ OVERVIEW = (
                 ("sum by (result) (increase(appliance_hub_push_attempts_total[$__range])) > 0", "attempt: {{result}}"),
                 must=True,
                 width=6,
-                defaults={"min": 0},
+                from_zero=True,
             ),
         ),
     ),

@@ -1,6 +1,6 @@
 """The panels that the dashboards are made of, and how they are laid out: in the order they stand in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,8 @@ DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 # The first schema of the classic model that Grafana 11 and later load without migrating.
 SCHEMA_VERSION = 41
 WIDTH = 24
+# Long enough for a rate, whatever the time shown.
+RATE = "$__rate_interval"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,20 @@ class Row:
 Rows = tuple[Row, ...]
 
 
-def stat(title: str, expr: str, description: str, unit: str = "short", *, legend: str = "", **more: Any) -> Panel:
+def stat(
+    title: str,
+    expr: str,
+    description: str,
+    unit: str = "short",
+    *,
+    legend: str = "",
+    width: int = 4,
+    height: int = 4,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Panel:
     """A number."""
-    options = {
+    everything = {
         "reduceOptions": {"calcs": ["lastNotNull"], "values": False},
         "colorMode": "value",
         "graphMode": "area",
@@ -51,19 +64,41 @@ def stat(title: str, expr: str, description: str, unit: str = "short", *, legend
         "wideLayout": True,
         "showPercentChange": False,
         "percentChangeColorMode": "standard",
+        **(options or {}),
     }
-    options |= more.pop("options", {})
-    size = {"width": 4, "height": 4} | {name: more.pop(name) for name in ("width", "height") if name in more}
-    return Panel(title, ((expr, legend),), description, unit, "stat", options=options, **size, **more)
+    return Panel(title, ((expr, legend),), description, unit, "stat", width, height, options=everything, **more)
 
 
-def lines(title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any) -> Panel:
+def word(title: str, expr: str, description: str, label: str, **more: Any) -> Panel:
+    """What stands in a label of a series."""
+    options = {"textMode": "name", "graphMode": "none"}
+    return stat(title, expr, description, legend=f"{{{{{label}}}}}", options=options, **more)
+
+
+def since(title: str, timestamp: str, description: str, **more: Any) -> Panel:
+    """How long ago something was; nothing where it never was."""
+    return stat(title, f"time() - ({timestamp} > 0)", description, "s", **more)
+
+
+def lines(
+    title: str, description: str, unit: str, *queries: tuple[str, str], from_zero: bool = False, **more: Any
+) -> Panel:
     """Curves over time."""
+    if from_zero:
+        more["defaults"] = {"min": 0}
     options = {
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     return Panel(title, queries, description, unit, "timeseries", options=options, **more)
+
+
+# Memory in use and the floors, for `lines`.
+MEMORY_LINES = (
+    ("appliance_memory_total_bytes - appliance_memory_available_bytes", "in use"),
+    ("appliance_memory_total_bytes - on (instance) group_right () appliance_memory_guard_bytes", "{{floor}} floor"),
+    ("appliance_memory_total_bytes", "all"),
+)
 
 
 def heat(title: str, description: str, unit: str, expr: str, **more: Any) -> Panel:
