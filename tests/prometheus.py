@@ -41,6 +41,13 @@ class Prometheus:
         return [alert["labels"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"]
 
 
+def filled_in(expression: str, *, rate: str = "1m", shown: str = "3h") -> str:
+    """What Grafana sends to Prometheus, with the time that a rate goes over and the time that is shown."""
+    for name, value in (("$__rate_interval", rate), ("$__range", shown), ("$job_id", "1")):
+        expression = expression.replace(name, value)
+    return expression
+
+
 @contextmanager
 def prometheus(folder: Path, target: tuple[str, int], *, rules: Callable[[str], str] = str) -> Iterator[Prometheus]:
     """Prometheus scraping `target`; `rules` may change the text of the alert rules."""

@@ -22,9 +22,9 @@ from appliance.settings import Settings, SettingsError
 from appliance.store import Store
 from appliance.window import Window
 from tests.box import Box
+from tests.waiting import until
 
 GB = 10**9
-DEADLINE_SECONDS = 60.0
 
 
 def at(clock: str) -> datetime:
@@ -179,13 +179,6 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
-
-
-def until(condition) -> None:
-    end = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_the_server_makes_room_before_the_training_and_hears_when_it_is_over(tmp_path: Path, server: Server):

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from appliance.metric_table import FAMILIES, PREFIX, Family, Kind
 from monitoring import generate
 from monitoring.panels import WIDTH
+from tests.prometheus import filled_in
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "monitoring"
@@ -65,13 +66,6 @@ def expressions() -> Iterator[tuple[str, str]]:
     for group in yaml(generate.GRAFANA_RULES)["groups"]:
         for rule in group["rules"]:
             yield f"Grafana's {rule['title']}", rule["data"][0]["model"]["expr"]
-
-
-def filled_in(expression: str) -> str:
-    """What Grafana sends to Prometheus."""
-    for name, value in (("$__rate_interval", "1m"), ("$__range", "3h"), ("$job_id", "1")):
-        expression = expression.replace(name, value)
-    return expression
 
 
 def served_names() -> dict[str, Family]:

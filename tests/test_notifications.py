@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +17,16 @@ from appliance.job_dir import JobDir
 from appliance.machine_watch import MachineReading
 from appliance.metric_table import Notice
 from appliance.notifier import Notifier
-from appliance.receivers import QUEUED, Receiver
+from appliance.receivers import QUEUED, SEND_SECONDS, Receiver
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.texts.notices import NAMED, Message
 from tests.listener import Listener, listening
+from tests.waiting import until
 
 NOW = 1_790_000_000.0
 SECRET = "the row that nobody may see"
 SECONDS = 60
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Desk:
@@ -204,12 +198,12 @@ def silent_address() -> tuple[socket.socket, str]:
 def test_a_dead_receiver_delays_nobody(tmp_path, listener):
     server, silent = silent_address()
     desk = Desk(tmp_path, f"json://{silent}/", "json://127.0.0.1:9/", f"json://{listener.address}/")
-    desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
     began = time.monotonic()
-    desk.notifier.look()
-    assert time.monotonic() - began < 5
-    desk.end(2, Outcome.FAILED, failure=FailureClass.STALLED)
-    until(lambda: [one["title"] for one in listener.heard].count("0002-support has failed") == 1)
+    for number in (1, 2):
+        job = desk.end(number, Outcome.FAILED, failure=FailureClass.STALLED)
+        until(lambda job=job: [one["title"] for one in listener.heard].count(f"{job.id} has failed") == 1)
+    # Before the one that never answers is given up.
+    assert time.monotonic() - began < SEND_SECONDS
     # The one that refuses is given up after its tries, and counted.
     until(lambda: desk.told(Notice.FAILED, "failed") >= 1)
     desk.notifier.stop()

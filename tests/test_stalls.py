@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pytest
 from appliance.job import FailureClass, JobState, Stage
 from tests.box import Box
 from tests.jobs import make_job, start_stage
+from tests.waiting import until
 
-DEADLINE_SECONDS = 60.0
 STALL = 20 * 60.0
 
 
@@ -24,13 +23,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
     box = Box(tmp_path)
     yield box
     box.stop()
-
-
-def until(condition) -> None:
-    end = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("stage", [Stage.CHECK, Stage.TRAIN, Stage.VERIFY])

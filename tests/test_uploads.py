@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from appliance.job import JobState
 from appliance.web.uploads import MOST_FILES, remove_unfinished
 from tests.served import API_TOKEN, Served, file_part, form_part
+from tests.waiting import until
 from tests.whole import Whole
 
 BEARER = {"Authorization": f"Bearer {API_TOKEN}"}
@@ -144,13 +144,6 @@ def test_an_inbox_that_cannot_be_written_is_said(site):
     answer = site.client.upload({"a.jsonl": ROWS}, **BEARER)
     assert answer.status == 503
     assert "inbox cannot be written" in answer.json()["detail"]
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_an_uploaded_file_goes_all_the_way(tmp_path):

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 
 from monitoring import generate
 from tests.browser import CHROMIUM, chromium
-from tests.prometheus import PROMETHEUS, Prometheus, prometheus
+from tests.prometheus import PROMETHEUS, Prometheus, filled_in, prometheus
 from tests.real_daemon import RealDaemon
 from tests.served import API_TOKEN
 
@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here; on Debian: apt-get install prometheus"),
 ]
 STEPS = 60
+WINDOWS = {"rate": "10s", "shown": "10m"}
 MILLISECONDS = 240_000
 
 
@@ -47,9 +48,8 @@ def watched(daemon: RealDaemon, scraper: Prometheus, browser: Browser) -> dict[s
     base = "http://{}:{}".format(*daemon.address)
     board, page = browser.new_page(), browser.new_page()
     board.goto(f"{base}/")
-    for tab in (board, page):
-        # A page that was loaded again has forgotten this.
-        tab.evaluate("window.mark = 1") if tab is board else None
+    # A page that was loaded again has forgotten this.
+    board.evaluate("window.mark = 1")
     daemon.drop("parcels", steps=STEPS)
     daemon.wait_for(lambda: daemon.job(1))
     page.goto(f"{base}/jobs/1")
@@ -80,20 +80,15 @@ def test_board_and_job_page_follow_a_job_without_being_loaded_again(watched):
     assert max(watched["points"]) == 3
 
 
-def filled_in(expression: str) -> str:
-    for name, value in (("$__rate_interval", "10s"), ("$__range", "10m"), ("$job_id", "1")):
-        expression = expression.replace(name, value)
-    return expression
-
-
 def test_every_query_of_every_panel_answers_and_those_that_must_have_data(watched, scraper):
     asked = 0
     for dashboard in generate.dashboards().values():
         for panel in dashboard["panels"]:
             for target in panel.get("targets", ()):
-                scraper.over(filled_in(target["expr"]), seconds=300)
+                scraper.over(filled_in(target["expr"], **WINDOWS), seconds=300)
                 asked += 1
-    empty = [expression for expression in generate.must_have() if not scraper.over(filled_in(expression), seconds=300)]
+    wanted = [filled_in(expression, **WINDOWS) for expression in generate.must_have()]
+    empty = [expression for expression in wanted if not scraper.over(expression, seconds=300)]
     assert asked > 60
     assert empty == []
 
