@@ -29,6 +29,8 @@ os.environ |= {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BAS
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 LFS_SUFFIXES = (".safetensors", ".bin", ".parquet", ".gz")
 SILENCE_SECONDS = 120.0
+# Of models that are there to be read.
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
     log: list[tuple[str, str]] = field(default_factory=list)
 
-    def commit(self, branch: str, files: dict[str, Blob], summary: str) -> str:
-        oid = hashlib.sha1(f"{len(self.commits)} {summary} {time.time_ns()}".encode()).hexdigest()
+    def commit(self, branch: str, files: dict[str, Blob], summary: str, oid: str | None = None) -> str:
+        oid = oid or hashlib.sha1(f"{len(self.commits)} {summary} {time.time_ns()}".encode()).hexdigest()
         self.commits[oid] = files
         self.branches[branch] = oid
         self.log.append((branch, summary))
@@ -172,9 +174,9 @@ class LocalHub:
             "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": role}},
         }
 
-    def add(self, name: str, files: dict[str, bytes], *, private: bool = True) -> Repo:
+    def add(self, name: str, files: dict[str, bytes], *, private: bool = True, commit: str | None = None) -> Repo:
         repo = self.repos[name] = Repo(private)
-        repo.commit("main", {path: blob(data) for path, data in files.items()}, "somebody's")
+        repo.commit("main", {path: blob(data) for path, data in files.items()}, "somebody's", commit)
         return repo
 
     def fault(self, method: str, path: str, do: str | Answer, **how: int) -> None:
@@ -514,6 +516,15 @@ def send(http: BaseHTTPRequestHandler, answer: Answer, *, drip: threading.Event 
 def cut(http: BaseHTTPRequestHandler) -> None:
     http.close_connection = True
     http.connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def serve_models(models: dict[str, dict[str, bytes]]) -> Iterator[LocalHub]:
+    """A running Hub with these models, each at COMMIT, for everybody to read."""
+    with serve() as hub:
+        for name, files in models.items():
+            hub.add(name, files, private=False, commit=COMMIT)
+        yield hub
 
 
 @contextmanager

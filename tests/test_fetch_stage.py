@@ -14,7 +14,7 @@ from appliance.settings import Settings
 from appliance.stages.download import is_wanted
 from appliance.stages.fetch import Download
 from tests.jobs import make_job, run_stage
-from tests.read_only_hub import COMMIT, serve
+from tests.local_hub import COMMIT, serve_models
 from tests.shapes import LLAMA_33_70B, QWEN3_8B, TINY
 from tests.small_disk import small_disk
 
@@ -99,10 +99,11 @@ def test_a_model_without_safetensors_is_refused(tmp_path, settings):
 
 
 def test_a_repository_is_downloaded_once_pinned_and_without_anything_that_holds_code(tmp_path, settings):
-    with serve({"org/tiny": MODEL}) as hub:
+    with serve_models({"org/tiny": MODEL}) as hub:
+        hub.user("hf_reading", role="read")
         job = job_for(tmp_path, base_model="org/tiny")
         assert fetch(job, settings, HF_ENDPOINT=hub.url, APPLIANCE_HUB_READ_TOKEN="hf_reading") == 0
-        assert hub.tokens == {"Bearer hf_reading"}
+        assert {asked.token for asked in hub.requests} == {"hf_reading"}
     result = job.result(Stage.FETCH)
     names = sorted(path.name for path in Path(result["path"]).iterdir())
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
@@ -124,7 +125,7 @@ def test_in_4_bits_the_mirror_is_fetched_and_both_names_are_recorded(tmp_path, s
 
     def loaded(name: str, hub_has: dict, allowed: str, **keys: object) -> str:
         job = job_for(tmp_path / name, base_model=model, **keys)
-        with serve(hub_has) as hub:
+        with serve_models(hub_has) as hub:
             environment = {"HF_ENDPOINT": hub.url, "APPLIANCE_ALLOWED_BASE_MODELS": allowed}
             environment |= {"HF_HOME": str(tmp_path / name / "cache"), "APPLIANCE_MEMORY_RESERVE_GB": "0"}
             code = fetch(job, settings, **environment)
@@ -142,14 +143,14 @@ def test_in_4_bits_the_mirror_is_fetched_and_both_names_are_recorded(tmp_path, s
 
 def test_a_model_that_never_fits_is_refused_before_its_weights_are_fetched(tmp_path, settings):
     """With figures that ship, without asking the Hub at all; for another model, from its config.json alone."""
-    with serve({"org/huge": MODEL | {"config.json": json.dumps(LLAMA_33_70B).encode()}}) as hub:
+    with serve_models({"org/huge": MODEL | {"config.json": json.dumps(LLAMA_33_70B).encode()}}) as hub:
         for number, base_model in enumerate(["meta-llama/Llama-3.3-70B-Instruct", "org/huge"]):
             job = job_for(tmp_path / str(number), base_model=base_model, load_in_4bit=False)
             assert fetch(job, settings, HF_ENDPOINT=hub.url, APPLIANCE_ALLOWED_BASE_MODELS="*") == 2
             (problem,) = job.problems(Stage.FETCH)
             assert problem.code == "does_not_fit"
             assert problem.reason == "would_not_fit"
-        fetched = {path.rpartition("/")[2] for _, path in hub.requests}
+        fetched = {asked.path.rpartition("/")[2] for asked in hub.requests}
     assert fetched == {"config.json"}
 
 
@@ -161,7 +162,7 @@ def test_a_model_that_is_trained_in_16_bits_only_is_refused_in_4(tmp_path, setti
 
 def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path, settings, monkeypatch):
     """Complete is what was marked, or, without a network to ask, what has every file that its index names."""
-    with serve({"org/tiny": MODEL}) as hub:
+    with serve_models({"org/tiny": MODEL}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         snapshot = attempt(settings, tmp_path, "org/tiny").run()
         (mark,) = snapshot.parents[1].glob("complete-*")
@@ -177,7 +178,7 @@ def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path, settin
 
 
 def test_without_network_the_job_waits(tmp_path, settings):
-    with serve({}) as hub:
+    with serve_models({}) as hub:
         url = hub.url
     job = job_for(tmp_path, base_model="org/tiny")
     assert fetch(job, settings, HF_ENDPOINT=url) == 3
@@ -188,8 +189,9 @@ def test_without_network_the_job_waits(tmp_path, settings):
 def hub():
     plain = {name: data for name, data in MODEL.items() if name != "model.safetensors"}
     remote_code = {**MODEL, "config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}
-    with serve({"org/gated": MODEL, "org/tiny": MODEL, "org/pickled": plain, "org/code": remote_code}) as hub:
-        hub.gated.add("org/gated")
+    with serve_models({"org/gated": MODEL, "org/tiny": MODEL, "org/pickled": plain, "org/code": remote_code}) as hub:
+        for method in ("GET", "HEAD"):
+            hub.fault(method, "org/gated", (403, {"X-Error-Code": "GatedRepo"}, b"{}"))
         yield hub
 
 
@@ -217,12 +219,13 @@ def test_what_will_never_work_fails_with_what_to_do(
         attempt(settings, tmp_path, repository, revision).run()
     assert getattr(caught.value, "failure", "model_unavailable") == "model_unavailable"
     assert hint in caught.value.hint
-    assert ("GET", f"/{repository}/resolve/{COMMIT}/model.safetensors") not in hub.requests
+    assert hub.asked("GET", f"/{repository}/resolve/{COMMIT}/model.safetensors") == []
 
 
 def test_a_captive_portal_is_not_the_hub(tmp_path, settings, monkeypatch):
-    with serve({"org/tiny": MODEL}) as hub:
-        hub.html = True
+    with serve_models({"org/tiny": MODEL}) as hub:
+        for method in ("GET", "HEAD"):
+            hub.fault(method, "", "html")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(NotReadyError) as caught:
             attempt(settings, tmp_path, "org/tiny").run()
@@ -230,8 +233,9 @@ def test_a_captive_portal_is_not_the_hub(tmp_path, settings, monkeypatch):
 
 
 def test_a_download_that_hangs_is_killed_and_waits(tmp_path, settings, monkeypatch):
-    with serve({"org/tiny": MODEL}) as hub:
-        hub.silent = True
+    with serve_models({"org/tiny": MODEL}) as hub:
+        for method in ("GET", "HEAD"):
+            hub.fault(method, "", "silent")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(NotReadyError, match="nothing arrived"):
             attempt(settings, tmp_path, "org/tiny", stuck_seconds=1.0).run()

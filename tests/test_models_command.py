@@ -16,7 +16,7 @@ from appliance.models import cache_folder, local_folder
 from appliance.settings import Settings
 from appliance.store import DATABASE, Store
 from tests.jobs import make_job, run_stage
-from tests.read_only_hub import serve
+from tests.local_hub import serve_models
 from tests.shapes import QWEN3_8B
 from tests.small_disk import small_disk
 from tests.test_fetch_stage import MODEL, write_model
@@ -100,7 +100,7 @@ def test_a_snapshot_of_the_cache_says_its_own_name(tmp_path, settings):
 
 def test_a_model_is_fetched_as_a_job_would_fetch_it(tmp_path, settings):
     tiny = MODEL | {"config.json": json.dumps(QWEN3_8B | {"num_hidden_layers": 1}).encode()}
-    with serve({"org/tiny": tiny}) as hub:
+    with serve_models({"org/tiny": tiny}) as hub:
         done = appliance("fetch", "org/tiny", HF_ENDPOINT=hub.url)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("org/tiny is here: ")

@@ -16,7 +16,7 @@ from appliance.planning.memory_bill import memory_bill
 from appliance.planning.published import PUBLISHED
 from appliance.recipe import Recipe
 from appliance.recipe_yaml import parse_recipe
-from tests.read_only_hub import serve
+from tests.local_hub import serve_models
 from tests.shapes import LLAMA_65B, TINY
 
 GB = 10**9
@@ -101,10 +101,12 @@ def test_the_config_of_a_model_that_is_nowhere_here_comes_from_the_hub(capsys, t
     monkeypatch.setenv("APPLIANCE_ALLOWED_BASE_MODELS", "org/*")
     # Said to other programs of this shell: here somebody asks.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with serve({"org/tiny": {"config.json": json.dumps(TINY["granite"]).encode(), "model.safetensors": b"x"}}) as hub:
+    with serve_models(
+        {"org/tiny": {"config.json": json.dumps(TINY["granite"]).encode(), "model.safetensors": b"x"}}
+    ) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         made = planned(capsys, recipe, "128GB")
-        asked = {path for _, path in hub.requests}
+        asked = {asked.path for asked in hub.requests}
     assert made["total_parameters"] == read_shape(TINY["granite"]).total_parameters
     assert not any(path.endswith(".safetensors") for path in asked)
     with pytest.raises(NotReadyError, match=r"config\.json of org/tiny is not on this machine") as caught:
