@@ -87,7 +87,7 @@ class Notifier:
         while not self._stop.wait(EVERY_SECONDS):
             try:
                 messages = self.look()
-            except (sqlite3.Error, OSError):
+            except (sqlite3.Error, OSError, ValueError):
                 logger.exception("the notifier could not look and tries again")
                 continue
             for message in messages:

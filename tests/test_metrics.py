@@ -22,10 +22,9 @@ from appliance.inbox import Availability
 from appliance.job import DroppedFile, Job, JobState, Push, Role, Stage, move
 from appliance.machine_watch import MachineReading, MachineWatch, Watched
 from appliance.memory import read_memory, read_pressure
-from appliance.metric_table import FAMILIES, GPU_QUERIES, PREFIX, PUSH_RESULTS, Family, Kind, table_markdown
+from appliance.metric_table import FAMILIES, GPU_QUERIES, PREFIX, Family, Kind, table_markdown
 from appliance.metrics import make_registry
 from appliance.progress import Pace, Progress
-from appliance.pushing import PushResult
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View
@@ -322,10 +321,6 @@ def test_pressure_is_in_seconds(tmp_path):
 def test_swap_in_use_is_what_is_not_free(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\nSwapTotal: 100 kB\nSwapFree: 40 kB\n")
     assert read_memory(tmp_path / "meminfo").swap_used_bytes == 60 * 1024
-
-
-def test_the_results_of_a_push_are_those_of_the_table():
-    assert set(PUSH_RESULTS) == {str(result) for result in PushResult}
 
 
 READ_GPU = """

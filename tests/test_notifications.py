@@ -169,13 +169,15 @@ def test_a_look_holds_up_no_writer_and_is_held_up_by_none_without_news(tmp_path)
         assert desk.notifier.look() == []
 
 
-def test_a_folder_that_cannot_be_read_is_looked_at_again(desk, listener, caplog):
+@pytest.mark.parametrize("damage", [Path.mkdir, lambda path: path.write_text('{"verdict": ')], ids=["folder", "half"])
+def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog, damage):
     broken = desk.jobs / "0001-support" / Stage.VERIFY / "result.json"
-    broken.mkdir(parents=True)
+    broken.parent.mkdir(parents=True)
+    damage(broken)
     job = desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
     until(lambda: "the notifier could not look and tries again" in caplog.text)
     assert listener.heard == []
-    broken.rmdir()
+    broken.rename(broken.with_name("aside"))
     until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
 
 

@@ -1,5 +1,5 @@
-"""Real NF4 trainings, one after the other, while the daemon and its stages are killed at random: each goes on where it
-was, as if nothing had happened, and ends once."""
+"""Real NF4 trainings, one after the other, while the daemon and the trainings are killed at random: each goes on where
+it was, as if nothing had happened, and ends once."""
 
 import contextlib
 import json
@@ -52,16 +52,16 @@ def losses(result: Path) -> dict[int, float]:
 
 
 def kill_one(daemon: RealDaemon, rng: random.Random) -> bool:
-    """Kill the daemon, or one of its stages, where there is one."""
+    """Kill the daemon, or the training, where there is one."""
     if rng.random() < 0.25:
         daemon.kill()
         daemon.start()
         return True
     with contextlib.suppress(psutil.Error):
-        stages = psutil.Process(daemon.process.pid).children()
-        if stages:
-            rng.choice(stages).kill()
-            return True
+        for stage in psutil.Process(daemon.process.pid).children():
+            if "train" in stage.cmdline():
+                stage.kill()
+                return True
     return False
 
 
@@ -108,5 +108,5 @@ def test_twenty_trainings_under_kills_follow_those_that_nobody_disturbed(tmp_pat
         resumed += facts["attempts"] > 1
     print(f"{kills} kills, {resumed} of {JOBS} trainings were taken up again")
     assert kills >= JOBS
-    assert resumed
+    assert resumed >= JOBS // 2
     assert list(daemon.inbox.glob("storm-*")) == []
