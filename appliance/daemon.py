@@ -272,16 +272,18 @@ class Appliance:
         else:
             self.lane.idle()
         self.crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
+        # Whoever runs now may ask again when something else has come in between.
+        self._stepped_back_for &= {job.number for job, _ in waiting} - set(self.crew.running)
 
     def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
         job_dir = self.pipeline.dir(job)
         return self.upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(job, stage, job_dir, now)
 
     def _step_back(self, for_gpu: Iterable[tuple[Job, Stage]], obstacle: Obstacle, now: float) -> None:
-        """Have a running training make room for a `high` job; once for each, in case that it does not fit even then."""
-        running = [running.job for running in self.crew.on_gpu]
+        """Have a running training make room for a `high` job; once a wait, in case that it does not fit even then."""
+        training = [running.job for running in self.crew.on_gpu if running.stage is Stage.TRAIN]
         new = [(job, stage) for job, stage in for_gpu if job.number not in self._stepped_back_for]
-        urgent = {job.number for job, stage in new if makes_room(running, [job]) and _may_begin(obstacle(job, stage))}
+        urgent = {job.number for job, stage in new if makes_room(training, [job]) and _may_begin(obstacle(job, stage))}
         if urgent:
             self._stepped_back_for |= urgent
             self.crew.ask_gpu_to_stop(now, StopReason.PREEMPTED)

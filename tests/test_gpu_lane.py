@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.admission import Admission
 from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, GpuLane
 from appliance.gpu_presence import GpuPresence, find_fault
 from appliance.guard import MemoryGuard
@@ -121,6 +122,47 @@ def test_a_high_job_takes_the_gpu_at_a_checkpoint_and_gives_it_back(tmp_path: Pa
     assert (urgent.finished or 0) < (long.finished or 0)
     stops = [event for event in box.history(1) if event.get("stage") == "train" and event["event"] == "stage_ended"]
     assert [event["kind"] for event in stops] == ["stopped", "done"]
+    box.stop()
+
+
+def stops(box: Box, number: int) -> int:
+    """How often the training of a job stepped back."""
+    ends = [event for event in box.history(number) if event["event"] == "stage_ended" and event["stage"] == "train"]
+    return [event["kind"] for event in ends].count("stopped")
+
+
+def test_a_high_job_that_has_run_and_waits_again_makes_room_again(tmp_path: Path):
+    box = Box(tmp_path)
+    box.drop("long.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("urgent.jsonl", priority="high", train="crash")
+    # Twice at once; before the third time there is a pause, and the other goes on in it.
+    box.turn_until(lambda: box.appliance.store.attempts(2, Stage.TRAIN) == 2 and box.runs(Stage.TRAIN))
+    assert stops(box, 1) == 1
+    box.shift += 61.0
+    assert box.ended(2).state is JobState.FAILED
+    assert stops(box, 1) == 2
+    box.stop()
+
+
+def test_a_verification_steps_back_for_nobody_and_nobody_asks_it_in_vain(tmp_path: Path):
+    box = Box(tmp_path)
+    box.appliance.admission = Admission(box.settings, free_bytes=lambda: 10 * GB)
+    box.drop("nearly-done.jsonl", verify="sleep once")
+    box.turn_until(lambda: box.runs(Stage.VERIFY))
+    box.drop("long.jsonl", train="sleep once")
+    box.drop("urgent.jsonl", priority="high", plan={"memory": {"total_bytes": 44 * GB, "reserve_bytes": GB}})
+    box.turn_until(lambda: (box.appliance.places.jobs / "0003-urgent" / "prepare" / "result.json").exists())
+    for _ in range(10):
+        box.tick()
+    assert box.runs(Stage.VERIFY)
+    box.appliance.crew.running[1].process.ask_to_stop()
+    # What it asked of the verification does not count: it asks the training, once, and does not fit even then.
+    box.turn_until(lambda: stops(box, 2) == 1)
+    box.turn_until(lambda: box.runs(Stage.TRAIN, 2))
+    for _ in range(10):
+        box.tick()
+    assert stops(box, 2) == 1
     box.stop()
 
 
