@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from appliance.settings import Settings
 from appliance.texts.wording import duration, size
 
 HOUR: Final = 3600.0
-# How long an answer holds: looking at every process of the machine is not free.
+# How long a look holds: asking the GPU's driver and every process of the machine is not free.
 LOOK_SECONDS: Final = 5.0
 
 
@@ -21,35 +22,42 @@ Answer = tuple[Waiting, str]
 """Why a job waits, and the details in the words that its board shows."""
 
 
+class Look:
+    """The machine as it was at one moment. What takes most of its memory is looked for when somebody has to be told."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes = free_bytes
+
+    @cached_property
+    def largest(self) -> "Process | None":
+        return largest_process()
+
+
 class Admission:
-    """Asked before every training; remembers its answers for a few seconds."""
+    """Asked before every training; looks at the machine once in a few seconds, whoever asks."""
 
     def __init__(self, settings: Settings, *, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
         self._settings = settings
         self._free_bytes = free_bytes
-        self._answers: dict[int, tuple[float, Answer | None]] = {}
+        self._looked, self._seen = float("-inf"), Look(0)
 
     def obstacle(self, job: Job, stage: Stage, job_dir: JobDir, now: float) -> Answer | None:
         """Why the next stage of a job must not start yet; None when it may. `now` is monotonic."""
         if stage is not Stage.TRAIN:
-            self._answers.pop(job.number, None)
             return None
-        asked, answer = self._answers.get(job.number, (float("-inf"), None))
-        is_approved_now = job.approved and answer is not None and answer[0] is Waiting.APPROVAL
-        if now - asked >= LOOK_SECONDS or is_approved_now:
-            answer = self._decide(job, _plan(job_dir))
-            self._answers[job.number] = now, answer
-        return answer
-
-    def _decide(self, job: Job, plan: dict[str, Any]) -> Answer | None:
+        plan = _plan(job_dir)
         seconds, memory = plan.get("seconds_estimate"), plan.get("memory", {})
         if seconds is not None and seconds > self._settings.max_job_hours * HOUR and not job.approved:
             return Waiting.APPROVAL, self._too_long(job, seconds)
         if "total_bytes" not in memory:
             return None
-        needs, reserve = memory["total_bytes"], memory["reserve_bytes"]
-        free = self._free_bytes() - reserve
-        return None if needs <= free else (Waiting.MEMORY, _too_large(needs, free, reserve))
+        needs, reserve, look = memory["total_bytes"], memory["reserve_bytes"], self._look(now)
+        return None if needs <= look.free_bytes - reserve else (Waiting.MEMORY, _too_large(needs, reserve, look))
+
+    def _look(self, now: float) -> Look:
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked, self._seen = now, Look(self._free_bytes())
+        return self._seen
 
     def _too_long(self, job: Job, seconds: float) -> str:
         hours = f"{self._settings.max_job_hours:g} h"
@@ -66,9 +74,10 @@ def _plan(job_dir: JobDir) -> dict[str, Any]:
         return {}
 
 
-def _too_large(needs: int, free: float, reserve: float) -> str:
-    text = f"needs {size(needs)}, {size(max(0, free))} are free beside the {size(reserve)} in reserve"
-    other = largest_process()
+def _too_large(needs: int, reserve: int, look: Look) -> str:
+    free = max(0, look.free_bytes - reserve)
+    text = f"needs {size(needs)}, {size(free)} are free beside the {size(reserve)} in reserve"
+    other = look.largest
     return (
         f"{text}; the largest other process is {other.name} ({other.pid}) with {size(other.bytes)}" if other else text
     )

@@ -59,6 +59,20 @@ def test_what_does_not_fit_now_waits_visibly_and_starts_when_memory_is_free(box)
     assert box.ended(1).state is JobState.SUCCEEDED
 
 
+def test_the_machine_is_looked_at_once_for_all_who_wait(box):
+    looks = []
+    box.appliance.admission = Admission(box.settings, free_bytes=lambda: looks.append("free") or 31 * GB)
+    box.drop("a.jsonl", plan=plan(needs=44 * GB))
+    box.drop("b.jsonl", plan=plan(needs=45 * GB))
+    assert "needs 44.0 GB" in waits_for(box, Waiting.MEMORY, 1).waiting_detail
+    box.turn_until(lambda: (box.appliance.places.jobs / "0002-b" / "prepare" / "result.json").exists())
+    box.shift += 10
+    looks.clear()
+    assert "needs 45.0 GB" in waits_for(box, Waiting.MEMORY, 2).waiting_detail
+    box.tick()
+    assert looks == ["free"]
+
+
 def test_what_takes_longer_than_the_limit_is_held_until_somebody_approves(box):
     box.drop("long.jsonl", plan=plan(seconds=81 * HOUR))
     held = waits_for(box, Waiting.APPROVAL)
