@@ -248,9 +248,9 @@ class Appliance:
             logger.info("%s, %d files", what, len(job.files), extra={"job": job.id})
 
     def reap_stages(self, now: float, wall: float) -> None:
-        for job, stage, _ in self.crew.reap(now, wall=wall):
+        for job, stage, end in self.crew.reap(now, wall=wall):
             if LANES[stage] is Lane.GPU:
-                self.lane.ended(now)
+                self.lane.ended(now, end)
             if job.state in ENDED and job.outcome is not None:
                 self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
                 where = outbox_name(job.id, job.outcome)

@@ -62,7 +62,8 @@ def explain_exit(
         return StageEnd(EndKind.DONE)
     if code == 2 and has_problems:
         return StageEnd(EndKind.REJECTED)
-    if code == 3 and failure is not None:
+    if failure is not None and "waiting" in failure:
+        # Whatever the exit code: a process that has lost its GPU may be aborted while it ends.
         waiting = Waiting(failure["waiting"])
         return StageEnd(EndKind.WAITS, failure["message"], failure.get("hint"), waiting=waiting)
     if code == 3:

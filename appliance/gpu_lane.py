@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, tzinfo
 from typing import Final
 
+from appliance.exits import StageEnd
 from appliance.guard import MemoryGuard
 from appliance.job import Waiting
 from appliance.neighbour import Neighbour
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 MEMORY_BACK_SECONDS: Final = 120.0
 # What else on a machine takes and gives while a training runs: below it nothing is waited for.
 MEMORY_BACK_TOLERANCE: Final = 0.05
+# How long nothing is sent after a stage to a GPU that it found gone.
+GONE_SECONDS: Final = 60.0
 GB: Final = 10**9
 TAKEN: Final = "gpu taken"
 
@@ -46,6 +49,7 @@ class GpuLane:
         self._zone = zone
         self._before: int | None = None
         self._ended: float | None = None
+        self._gone, self._gone_until = "", float("-inf")
 
     def closed(self, now: float, wall: float, *, paused: bool) -> Closed | None:
         """Why no stage may begin on the GPU, with the details for people; None when one may."""
@@ -55,6 +59,8 @@ class GpuLane:
             return Waiting.WINDOW, self._hours(wall)
         if (fault := self._fault()) is not None:
             return Waiting.GPU, fault
+        if now < self._gone_until:
+            return Waiting.GPU, self._gone
         return self._short_of_memory(now)
 
     def is_outside_window(self, wall: float) -> bool:
@@ -70,9 +76,11 @@ class GpuLane:
         self._note_taken(True)
         return Waiting.GPU, "the server that shares the GPU is asked to make room"
 
-    def ended(self, now: float) -> None:
-        """A stage on the GPU has ended: from now on its memory is waited for."""
+    def ended(self, now: float, end: StageEnd) -> None:
+        """A stage on the GPU has ended: its memory is waited for, and the GPU itself where the stage found none."""
         self._ended = now
+        if end.waiting is Waiting.GPU:
+            self._gone, self._gone_until = end.message, now + GONE_SECONDS
 
     def idle(self) -> None:
         """Nothing runs on the GPU and nothing is about to: the neighbour may have it."""

@@ -2,10 +2,11 @@
 
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
 `sleep` works until it is asked to stop, `crash once` and `sleep once` only the first time, `reject` refuses the input,
-`wait` says that the network is away, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM,
-`talk` reports all the time, `family` has a child of its own, `need N` runs out of memory while the plan's micro-batch
-is above N. Without a word it succeeds, with the `verdict` that the row names. With `"adapter"` (the `hub.repo` of its
-recipe, or nothing) the result holds one that can be pushed. `plan` is an object of what it leaves in `plan.json`.
+`wait` says that the network is away, `lose` loses the GPU once and is aborted over it, `fail` fails with a class,
+`ignore` works on and does not listen to SIGTERM, `talk` reports all the time, `family` has a child of its own, `need N`
+runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that the row
+names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the result holds one that can be pushed. `plan` is an
+object of what it leaves in `plan.json`.
 """
 
 import contextlib
@@ -89,6 +90,8 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
         case "wait":
             job_dir.write_failure(stage, {"waiting": "network", "message": "the Hub is away", "hint": None})
             return 3
+        case "lose":
+            return lose(stage, job_dir)
         case "fail":
             job_dir.write_failure(stage, {"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
             return 1
@@ -123,6 +126,18 @@ def need(micro_batch: int, stage: Stage, job_dir: JobDir) -> int:
     if plan["per_device_train_batch_size"] <= micro_batch:
         return 0
     job_dir.write_failure(stage, {"failure": "out_of_memory", "message": "it did not fit", "hint": None})
+    return 1
+
+
+def lose(stage: Stage, job_dir: JobDir) -> int:
+    """What a training leaves that finds its GPU gone, and the end that CUDA makes of the process then."""
+    marker = job_dir.stage(stage) / "was here"
+    if marker.exists():
+        return 0
+    marker.touch()
+    message = "the GPU is gone: CUDA error: no CUDA-capable device is detected"
+    job_dir.write_failure(stage, {"waiting": "gpu", "message": message, "hint": None})
+    os.kill(os.getpid(), signal.SIGABRT)
     return 1
 
 

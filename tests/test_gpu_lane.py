@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.admission import Admission
+from appliance.exits import EndKind, StageEnd
 from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, GpuLane
 from appliance.gpu_presence import GpuPresence, find_fault
 from appliance.guard import MemoryGuard
@@ -151,6 +152,7 @@ def test_a_verification_steps_back_for_nobody_and_nobody_asks_it_in_vain(tmp_pat
     box.drop("nearly-done.jsonl", verify="sleep once")
     box.turn_until(lambda: box.runs(Stage.VERIFY))
     box.drop("long.jsonl", train="sleep once")
+    box.turn_until(lambda: box.job(2) is not None)
     box.drop("urgent.jsonl", priority="high", plan={"memory": {"total_bytes": 44 * GB, "reserve_bytes": GB}})
     box.turn_until(lambda: (box.appliance.places.jobs / "0003-urgent" / "prepare" / "result.json").exists())
     for _ in range(10):
@@ -322,6 +324,9 @@ def test_the_address_stands_in_no_log(caplog: pytest.LogCaptureFixture):
 # Memory and the GPU itself
 
 
+DONE = StageEnd(EndKind.DONE)
+
+
 class Lane:
     def __init__(self, root: Path, **how: object) -> None:
         self.free = 100.0
@@ -338,7 +343,7 @@ def test_the_next_stage_waits_until_the_last_ones_memory_is_back(tmp_path: Path)
     box = Lane(tmp_path)
     assert box.lane.take() is None
     box.free = 60.0
-    box.lane.ended(1000.0)
+    box.lane.ended(1000.0, DONE)
     closed = box.closed(1001.0)
     assert closed is not None
     assert closed == (Waiting.MEMORY, "the last stage's memory comes back: 35.0 GB are still missing")
@@ -351,7 +356,7 @@ def test_memory_that_somebody_else_took_is_not_waited_for_for_ever(tmp_path: Pat
     box = Lane(tmp_path)
     box.lane.take()
     box.free = 60.0
-    box.lane.ended(1000.0)
+    box.lane.ended(1000.0, DONE)
     assert box.closed(1000.0 + MEMORY_BACK_SECONDS - 1) is not None
     assert box.closed(1000.0 + MEMORY_BACK_SECONDS + 1) is None
     box.store.close()
@@ -384,6 +389,26 @@ def test_without_its_gpu_the_queue_holds_and_no_job_is_burnt(tmp_path: Path):
     assert (job.trainings, job.waiting_detail) == (0, "no GPU answers: Driver Not Loaded")
     faults.clear()
     assert box.ended().state is JobState.SUCCEEDED
+    box.stop()
+
+
+def test_a_gpu_that_is_lost_under_a_training_holds_the_queue_and_burns_no_job(tmp_path: Path):
+    box = Box(tmp_path)
+    box.drop("a.jsonl", train="lose")
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.GPU)
+    box.drop("b.jsonl")
+    box.turn_until(lambda: (job := box.job(2)) is not None and job.waiting is Waiting.GPU)
+    for _ in range(10):
+        box.tick()
+    first, second = box.job(1), box.job(2)
+    assert first is not None
+    assert second is not None
+    assert "no CUDA-capable device is detected" in first.waiting_detail
+    assert second.waiting_detail == first.waiting_detail
+    assert [box.appliance.store.attempts(number, Stage.TRAIN) for number in (1, 2)] == [0, 0]
+    # It is back after a while.
+    box.shift += 61.0
+    assert [box.ended(number).state for number in (1, 2)] == [JobState.SUCCEEDED] * 2
     box.stop()
 
 

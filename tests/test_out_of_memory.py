@@ -81,10 +81,10 @@ def test_a_gpu_that_is_full_has_its_class():
     program = """
 import torch
 from appliance.errors import StageFailure
-from appliance.stages.training.machine import out_of_memory_named
+from appliance.stages.training.machine import faults_named
 torch.cuda.set_per_process_memory_fraction(0.05)
 try:
-    with out_of_memory_named():
+    with faults_named():
         kept = [torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(10_000)]
 except StageFailure as failure:
     print(failure.failure)

@@ -216,11 +216,11 @@ def test_running_out_of_memory_has_its_failure_class():
     program = """
 import torch
 from appliance.errors import StageFailure
-from appliance.stages.training.machine import out_of_memory_named
+from appliance.stages.training.machine import faults_named
 
 for cause in (lambda: torch.empty(10**15), lambda: torch.empty(-1)):
     try:
-        with out_of_memory_named():
+        with faults_named():
             cause()
     except StageFailure as failure:
         print(failure.failure)

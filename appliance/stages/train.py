@@ -18,9 +18,9 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     prepare_environment(settings)
 
     # Not before the environment is ready: these import torch and unsloth, which read it.
-    from appliance.stages.training.machine import cap_gpu_memory, out_of_memory_named
+    from appliance.stages.training.machine import cap_gpu_memory, faults_named
     from appliance.stages.training.sft import train
 
-    with out_of_memory_named():
+    with faults_named():
         cap_gpu_memory(settings)
         return train(job.stage(Stage.TRAIN), prepared, checkpoint_seconds=settings.checkpoint_minutes * 60)

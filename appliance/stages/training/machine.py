@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from appliance.errors import StageFailure
-from appliance.job import FailureClass
+from appliance.errors import ApplianceError, NotReadyError, StageFailure
+from appliance.job import FailureClass, Waiting
 from appliance.memory import memory_reserve_bytes, read_memory
 from appliance.planning.memory_bill import CUDA_CONTEXT_BYTES
 from appliance.processes import started_at
@@ -110,21 +110,47 @@ def drop_page_cache(folder: Path) -> None:
 
 
 @contextmanager
-def out_of_memory_named() -> Iterator[None]:
-    """Give running out of memory its failure class, whichever library reports it."""
+def faults_named() -> Iterator[None]:
+    """Give what the machine does to a stage its class, whichever library reports it: no memory, or no GPU any more."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        named = _named(error)
+        if named is None:
             raise
-        raise StageFailure(
+        raise named from error
+
+
+def _named(error: Exception) -> ApplianceError | None:
+    said = str(error).partition("\n")[0] or type(error).__name__
+    if _is_out_of_memory(error):
+        return StageFailure(
             FailureClass.OUT_OF_MEMORY,
-            f"the model, its activations and the optimizer did not fit into memory: {str(error).splitlines()[0]}",
+            f"the model, its activations and the optimizer did not fit into memory: {said}",
             hint="A smaller max_seq_length or per_device_train_batch_size, or gradient_checkpointing: true, may fit.",
-        ) from error
+        )
+    if any(word in said for word in _NO_GPU):
+        message = f"the GPU is gone or its driver does not work: {said}; docs/operations.md says what to look at"
+        return NotReadyError(message, waiting=Waiting.GPU)
+    if isinstance(error, torch.AcceleratorError) or any(word in said for word in _CUDA):
+        # Not waited for: it may be the job's own doing. A new process gets a GPU that works, if there is one.
+        return StageFailure(FailureClass.WORKER_CRASHED, f"the GPU ended the work: {said}", hint=_XID)
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """torch has a type for the GPU's allocator only; cuBLAS, bitsandbytes and the CPU's allocator say it in words."""
     words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+# What CUDA and torch say when no process could use the GPU, whatever it wants to do there.
+_NO_GPU = (
+    *("no CUDA-capable device is detected", "busy or unavailable", "invalid device ordinal", "driver shutting down"),
+    *("CUDA driver version is insufficient", "CUDA driver initialization failed", "system not yet initialized"),
+    *("unsupported display driver", "CUDA error: initialization error", "CUDA error: unknown error"),
+    *("CUDA unknown error", "uncorrectable ECC error", "GPU is lost"),
+    *("No CUDA GPUs are available", "Found no NVIDIA driver", "Unexpected error from cudaGetDeviceCount"),
+)
+_CUDA = ("CUDA error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+_XID = "Look for Xid in the kernel's log (`sudo dmesg`): it tells a broken GPU or driver from a fault of the program."
