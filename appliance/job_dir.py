@@ -82,6 +82,10 @@ class JobDir:
         """The plan that the next training goes by, or None before there is one."""
         return _read(self.plan_file)
 
+    def recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe, as the check wrote it; None before that."""
+        return _read(self.path / Stage.CHECK / "recipe.json")
+
     def problems(self, stage: Stage) -> list[Problem]:
         """What a stage found wrong with the input; empty when it found nothing."""
         entries = cast("list[dict[str, Any]] | None", _read(self.path / stage.value / "problems.json"))

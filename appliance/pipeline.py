@@ -3,7 +3,6 @@
 Whatever died, the next start looks at the job directory and runs the first stage without a result.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -311,9 +310,8 @@ class Pipeline:
         return job
 
     def _push(self, job_dir: JobDir, verdict: Verdict | None) -> Push:
-        recipe = job_dir.path / Stage.CHECK / "recipe.json"
-        wanted = json.loads(recipe.read_text())["hub"]["push"] if recipe.exists() else None
-        return push_after(verdict, self.push_rules, wanted=wanted)
+        recipe = job_dir.recipe()
+        return push_after(verdict, self.push_rules, wanted=recipe["hub"]["push"] if recipe else None)
 
     def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
         """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted.

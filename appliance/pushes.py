@@ -3,7 +3,6 @@
 A push is a fact of its own: it neither fails nor repeats a job, and it goes on while other jobs train.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -204,7 +203,7 @@ class Pushes:
 
 def _shared_repository(job_dir: JobDir) -> str | None:
     try:
-        recipe = json.loads((job_dir.path / Stage.CHECK / "recipe.json").read_text())
+        recipe = job_dir.recipe() or {}
     except (OSError, ValueError):
         return None
     repository = recipe.get("hub", {}).get("repo")

@@ -1,6 +1,5 @@
 """What follows a failure: the same stage again, later, in smaller pieces, or not at all."""
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,5 +84,6 @@ def _may_shrink(job: Job, stage: Stage, failure: FailureClass, job_dir: JobDir, 
 
 
 def _may_recompute(job_dir: JobDir) -> bool:
-    recipe = json.loads((job_dir.path / Stage.CHECK / "recipe.json").read_text())
+    recipe = job_dir.recipe()
+    assert recipe is not None, "check comes before training"
     return bool(recipe["gradient_checkpointing"] is not False)
