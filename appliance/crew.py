@@ -17,8 +17,6 @@ from appliance.progress import Progress
 from appliance.running import Running, StopReason
 from appliance.store import Store
 
-__all__ = ["Crew", "Running", "Start"]
-
 logger = logging.getLogger(__name__)
 
 NEVER: Final = float("inf")
@@ -172,11 +170,11 @@ class Crew:
         for number in self.running:
             self.ask_to_stop(number, now, StopReason.SHUTDOWN)
 
-    def recover(self, *, boot_id: str, wall: float) -> list[Job]:
+    def recover(self, wall: float) -> list[Job]:
         """Put back to the queue what ran when the daemon or the host went down, and end what is left of it."""
         recovered = []
         for attempt in self._store.open_attempts():
-            same_boot = attempt["boot_id"] == boot_id
+            same_boot = attempt["boot_id"] == self._pipeline.boot_id
             if same_boot and attempt["pid"] is not None:
                 processes.kill_leftover(attempt["pid"], attempt["pid_started"])
             job = self._store.job(attempt["number"])

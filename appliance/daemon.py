@@ -29,7 +29,7 @@ from appliance.job import ENDED, LANES, Job, Lane, Outcome, Priority, Stage, Wai
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
-from appliance.neighbour import Neighbour, neighbour_of
+from appliance.neighbour import neighbour_of
 from appliance.opening import open_database
 from appliance.pipeline import Pipeline, is_due, next_stage
 from appliance.priorities import makes_room
@@ -70,8 +70,6 @@ class Appliance:
         start: Start | None = None,
         wake: Wake | None = None,
         guard: MemoryGuard | None = None,
-        gpu: GpuPresence | None = None,
-        neighbour: Neighbour | None = None,
     ) -> None:
         """Take the state directory and open everything. Raises ApplianceError when it cannot be used."""
         for folder in (settings.state, settings.inbox, settings.outbox):
@@ -126,11 +124,11 @@ class Appliance:
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.admission = Admission(settings)
-        self.gpu = gpu or GpuPresence()
+        self.gpu = GpuPresence()
         self.lane = GpuLane(
             self.store,
             self.guard,
-            neighbour or neighbour_of(settings, is_ours=self.store.fact(TAKEN) == "True"),
+            neighbour_of(settings, is_ours=self.store.fact(TAKEN) == "True"),
             window=Window.parse(settings.train_window) if settings.train_window else None,
             fault=self.gpu.fault,
         )
@@ -138,16 +136,14 @@ class Appliance:
         self._labels = LabelCache.in_state(settings.state)
         self._stepped_back_for: set[int] = set()
         self._next_expiry = float("-inf")
-        self.view = View(
-            time.time(), time.monotonic(), False, Availability.UNAVAILABLE, (), (), {}, None, self._paused()
-        )
+        self.view = self._view(time.monotonic(), time.time())
 
     def recover(self) -> None:
         """Put right what the last end, however it came, left behind. Called once before the first turn."""
         wall = time.time()
         for unfinished in self.places.incoming.iterdir():
             shutil.rmtree(unfinished, ignore_errors=True)
-        for job in self.crew.recover(boot_id=self._boot_id, wall=wall):
+        for job in self.crew.recover(wall):
             logger.info("goes on after an interruption", extra={"job": job.id})
         self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
@@ -307,7 +303,11 @@ class Appliance:
         """Let readers see how things stand: other threads, and the people who only have the outbox."""
         recent = self.store.ended_since(wall - KEEP_SERIES_SECONDS)
         self.crew.forget(job.number for job in [*self.store.active_jobs(), *recent])
-        self.view = View(
+        self.view = self._view(now, wall)
+        self.status.write(self.view, now)
+
+    def _view(self, now: float, wall: float) -> View:
+        return View(
             time=wall,
             monotonic=now,
             ready=self.reception.last_scan is not None,
@@ -320,7 +320,6 @@ class Appliance:
             trouble=self.upkeep.trouble or self.reception.storage_problem or self.reception.no_room or self.gpu.fault(),
             guard_turn=self.guard.last_turn,
         )
-        self.status.write(self.view, now)
 
     def run(self) -> None:
         """Turn until asked to stop, then let the running stages save what they can."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from appliance.copying import user_name
-from appliance.crew import Running
 from appliance.files import write_whole
 from appliance.inbox import Availability
 from appliance.job import ENDED, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
 from appliance.progress import how_far
+from appliance.running import Running
 from appliance.settings import Settings
 from appliance.settling import Drop, DropState
 from appliance.store import Store

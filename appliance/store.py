@@ -83,13 +83,9 @@ class Store:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
-        except BaseException:
-            _roll_back(connection)
-            raise
-        try:
             connection.execute("COMMIT")
         except BaseException:
-            # A full disk may refuse at the last moment; the transaction is then still open.
+            # Also a full disk that refuses at the last moment: the transaction is then still open.
             _roll_back(connection)
             raise
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.crew import Running
 from appliance.inbox import Availability
 from appliance.progress import Progress
+from appliance.running import Running
 from appliance.settling import Drop
 
 # How long the metrics of a job stay after its end: long enough for any scrape interval.

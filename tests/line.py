@@ -61,7 +61,7 @@ class Line:
         self.store = Store(root / "state" / "appliance.sqlite")
         self.pipeline = Pipeline(self.store, root / "state" / "jobs", 3, boot, RULES)
         self.crew = Crew(self.pipeline, self.store, start=self._start)
-        self.boot, self._after_start = boot, after_start
+        self._after_start = after_start
 
     @classmethod
     def new(cls, root: Path) -> "Line":
@@ -72,7 +72,7 @@ class Line:
         return line
 
     def recover(self) -> None:
-        self.crew.recover(boot_id=self.boot, wall=1.0)
+        self.crew.recover(1.0)
         outbox.remove_partials(self.outbox)
         for job in self.store.ended_since(0.0):
             self.pipeline.clean(job)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.crew import Running
 from appliance.job import Job, JobState, Outcome, Push, Stage, Waiting
 from appliance.progress import Progress
+from appliance.running import Running
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Client, Served
 
 JOB = Job(7, "0007-support", "u", "support", JobState.RUNNING, NOW - 60, stage=Stage.TRAIN, base_model="demo")

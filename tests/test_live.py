@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.crew import Running
 from appliance.job import Job, JobState, Outcome, Stage
 from appliance.progress import Progress
+from appliance.running import Running
 from appliance.web.live import MOST_WATCHERS
 from tests.served import NOW, VIEW, Served
 

@@ -15,7 +15,6 @@ import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.crew import Running
 from appliance.disk import Space
 from appliance.gpu import QUESTIONS, GpuReader, NoAnswer, Unsupported
 from appliance.inbox import Availability
@@ -25,6 +24,7 @@ from appliance.memory import read_memory, read_pressure
 from appliance.metric_table import FAMILIES, GPU_QUERIES, PREFIX, Family, Kind, table_markdown
 from appliance.metrics import make_registry
 from appliance.progress import Pace, Progress
+from appliance.running import Running
 from appliance.settings import Settings
 from appliance.store import Store
 from appliance.view import View

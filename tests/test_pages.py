@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from appliance import outbox
-from appliance.crew import Running
 from appliance.errors import Problem
 from appliance.job import Job, JobState, Outcome, Stage, Verdict, Waiting, outbox_name
 from appliance.progress import Progress
+from appliance.running import Running
 from appliance.settling import Drop, DropState
 from tests.page_reader import read_page
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Served

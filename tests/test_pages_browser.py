@@ -12,12 +12,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from appliance import outbox
-from appliance.crew import Running
 from appliance.disk import Space
 from appliance.errors import Problem
 from appliance.job import Job, JobState, Outcome, Stage, Verdict, Waiting
 from appliance.machine_watch import MachineReading
 from appliance.progress import Progress
+from appliance.running import Running
 from appliance.settling import Drop, DropState
 from tests.browser import CHROMIUM, chromium
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Served

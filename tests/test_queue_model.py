@@ -82,7 +82,7 @@ class Queue(RuleBasedStateMachine):
         self.store = Store(self.root / "appliance.sqlite")
         self.pipeline = Pipeline(self.store, self.places.jobs, ATTEMPTS, "boot", RULES)
         self.crew = Crew(self.pipeline, self.store, start=lambda stage, job_dir: Process())
-        self.crew.recover(boot_id="boot", wall=self.now)
+        self.crew.recover(self.now)
         shutil.rmtree(self.places.incoming, ignore_errors=True)
         self.places.incoming.mkdir()
         self.copied = threading.Event()
