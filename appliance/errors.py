@@ -97,6 +97,10 @@ class NotReadyError(ApplianceError):
         super().__init__(message, hint=hint)
         self.waiting = waiting
 
+    def as_json(self) -> dict[str, str | None]:
+        """The object of `failure.json`."""
+        return {"waiting": self.waiting, "message": self.message, "hint": self.hint}
+
 
 class StageFailure(ApplianceError):
     """A stage cannot go on; `failure` is one of job.FailureClass."""
@@ -104,6 +108,10 @@ class StageFailure(ApplianceError):
     def __init__(self, failure: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.failure = failure
+
+    def as_json(self) -> dict[str, str | None]:
+        """The object of `failure.json`."""
+        return {"failure": self.failure, "message": self.message, "hint": self.hint}
 
 
 class Stopped(Exception):

@@ -137,6 +137,11 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def is_over(pause_until: float, now: float, *, longest: float = LONGEST_PAUSE_SECONDS) -> bool:
+    """Whether a pause is over. One that would be longer than the longest means that the clock was set back."""
+    return not 0 < pause_until - now <= longest
+
+
 def backoff_seconds(tries: int, *, first: float = 60.0, longest: float = LONGEST_PAUSE_SECONDS) -> float:
     """How long to wait after `tries` tries: nothing after none, then doubling from `first` up to `longest`."""
     return min(longest, first * 2.0 ** min(tries - 1, 30)) if tries > 0 else 0.0

@@ -98,8 +98,8 @@ def startable(
 
 
 def is_due(job: Job, now: float) -> bool:
-    """Whether the pause before another try is over. No pause is longer than the longest: the clock was set back."""
-    return not 0 < job.not_before - now <= exits.LONGEST_PAUSE_SECONDS
+    """Whether the pause before another try is over."""
+    return exits.is_over(job.not_before, now)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ STOP_SECONDS: Final = 10.0
 
 
 @dataclass
-class Running:
+class RunningPush:
     """A push at work. `began` and `stop_asked` are monotonic seconds."""
 
     job: Job
@@ -57,7 +57,7 @@ class Pushes:
         start: Callable[[Stage, JobDir], StageProcess],
         boot_id: str,
     ) -> None:
-        self.running: Running | None = None
+        self.running: RunningPush | None = None
         self._store, self._rows = store, PushStore(store)
         self._hub_org = settings.hub_org
         self._possible = settings.hub_org is not None and settings.hub_token is not None
@@ -139,17 +139,17 @@ class Pushes:
         process = self._start(Stage.PUSH, job_dir)
         pid_started = processes.started_at(process.pid) or 0
         self._rows.note_process(job.number, pid=process.pid, pid_started=pid_started)
-        self.running = Running(job, process, now)
+        self.running = RunningPush(job, process, now)
         logger.info("push started, attempt %d", attempt, extra={"job": job.id})
 
-    def _hurry(self, running: Running, now: float) -> None:
+    def _hurry(self, running: RunningPush, now: float) -> None:
         if running.stop_asked is not None and now - running.stop_asked > STOP_SECONDS:
             running.process.kill()
         elif now - running.began > STAGE_SECONDS:
             running.too_long = True
             running.process.kill()
 
-    def _end(self, job: Job, running: Running, code: int, *, seconds: float, wall: float) -> None:
+    def _end(self, job: Job, running: RunningPush, code: int, *, seconds: float, wall: float) -> None:
         job_dir = self._dir(job)
         result, failure = job_dir.result(Stage.PUSH), job_dir.failure(Stage.PUSH)
         if result is not None:

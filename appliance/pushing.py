@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from appliance.errors import ApplianceError
-from appliance.exits import backoff_seconds
+from appliance.exits import backoff_seconds, is_over
 from appliance.names import slug
 
 FIRST_PAUSE_SECONDS: Final = 60.0
@@ -107,18 +107,13 @@ def next_push(pending: Iterable[Pending], *, now: float) -> Pending | None:
     for entry in sorted(pending, key=lambda entry: entry.number):
         if entry.repository in held:
             continue
-        if is_due(entry, now=now):
+        if is_over(entry.next_try, now, longest=LONGEST_PAUSE_SECONDS):
             return entry
         if entry.result in HUB_IS_AWAY:
             return None
         if entry.repository:
             held.add(entry.repository)
     return None
-
-
-def is_due(entry: Pending, *, now: float) -> bool:
-    """Whether its pause is over. A pause longer than any that we set means that the clock was put back."""
-    return not now < entry.next_try <= now + LONGEST_PAUSE_SECONDS
 
 
 def pause_seconds(attempts: int, retry_after: float | None = None) -> float:

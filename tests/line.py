@@ -123,7 +123,7 @@ class Line:
         try:
             result = WORK[stage](job_dir, self)
         except StageFailure as failure:
-            job_dir.write_failure(stage, {"failure": failure.failure, "message": failure.message, "hint": None})
+            job_dir.write_failure(stage, failure.as_json())
             return 1
         job_dir.write_result(stage, result)
         return 0

@@ -163,7 +163,7 @@ def test_readings_are_the_kernels_own(tmp_path: Path):
 
 
 class Memories:
-    """What the box's guard reads; `fall` makes it fall while a training runs, `times` times."""
+    """What the box's guard reads, until a test says something else."""
 
     def __init__(self) -> None:
         self.reading = PLENTY

@@ -90,7 +90,7 @@ def test_nothing_that_a_stage_started_outlives_it(box: Box):
 
 
 def test_the_real_stages_die_first_when_memory_runs_out_and_with_their_parent(tmp_path: Path):
-    """The train stage on a job that is not prepared: it sets itself up, and ends with a fault of ours."""
+    """What a real stage does before anything else, in a process whose parent is then killed."""
     parent = """
 import subprocess, sys, os
 from appliance.job import Stage

@@ -64,14 +64,8 @@ def _run(stage: Stage, job: JobDir, settings: Settings) -> int:
     except InputError as error:
         job.write_problems(stage, error.problems)
         return error.exit_code
-    except NotReadyError as error:
-        job.write_failure(stage, {"waiting": error.waiting, "message": error.message, "hint": error.hint})
-        return error.exit_code
-    except PushError as error:
+    except (NotReadyError, PushError, StageFailure) as error:
         job.write_failure(stage, error.as_json())
-        return error.exit_code
-    except StageFailure as error:
-        job.write_failure(stage, {"failure": error.failure, "message": error.message, "hint": error.hint})
         return error.exit_code
     except Stopped:
         return STOPPED
