@@ -14,8 +14,9 @@ from pathlib import Path, PurePath
 from appliance.copying import Copied, copy_rows, place_for, staging_in
 from appliance.errors import Problem, Reason
 from appliance.files import sync, write_whole
-from appliance.intake import EarlierRows, Places, record
+from appliance.intake import EarlierRows, record
 from appliance.job import ENDED, DroppedFile, Job, Role
+from appliance.places import Places
 from appliance.settling import Drop, DropState
 from appliance.store import Request, Store
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Final
 
 from appliance import outbox
@@ -24,7 +23,6 @@ from appliance.gpu_lane import TAKEN, GpuLane
 from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
-from appliance.intake import Places
 from appliance.job import ENDED, LANES, Job, Lane, Outcome, Priority, Stage, Waiting, outbox_name
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
@@ -32,6 +30,7 @@ from appliance.memory import memory_floors, read_memory
 from appliance.neighbour import neighbour_of
 from appliance.opening import open_database
 from appliance.pipeline import Pipeline, is_due, next_stage
+from appliance.places import Places, library_recipes, make_folders
 from appliance.priorities import makes_room
 from appliance.processes import boot_id, start_stage
 from appliance.pushes import Pushes
@@ -72,8 +71,7 @@ class Appliance:
         guard: MemoryGuard | None = None,
     ) -> None:
         """Take the state directory and open everything. Raises ApplianceError when it cannot be used."""
-        for folder in (settings.state, settings.inbox, settings.outbox):
-            _make_folder(folder)
+        make_folders([settings.state, settings.inbox, settings.outbox])
         self._lock = InstanceLock(settings.state)
         self.settings = settings
         self.wake = wake or Wake()
@@ -84,7 +82,7 @@ class Appliance:
         except BaseException:
             self._lock.release()
             raise
-        self.places = Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+        self.places = Places.of(settings)
         for folder in (self.places.incoming, self.places.jobs):
             folder.mkdir(exist_ok=True)
         installation = self.store.fact("installation") or ""
@@ -390,28 +388,3 @@ class Appliance:
 def _may_begin(obstacle: tuple[Waiting, str] | None) -> bool:
     """Whether a stage could begin on the GPU now, once whoever has its memory has made room."""
     return obstacle is None or obstacle[0] is Waiting.MEMORY
-
-
-def open_places(settings: Settings) -> Places:
-    """The folders of an installation that intake works with."""
-    return Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
-
-
-def database_jobs_folder(settings: Settings) -> Path:
-    """Where the job directories of an installation lie."""
-    return open_places(settings).jobs
-
-
-def library_recipes(folder: Path) -> tuple[str, ...]:
-    """The names of the ready-made recipes, in order."""
-    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ApplianceError(
-            f"the folder {folder} cannot be made: {error.strerror}",
-            hint=f"Make it yourself, or check who may write {folder.parent}.",
-        ) from error

@@ -8,10 +8,10 @@ from pathlib import Path
 from appliance.database import forget_copies
 from appliance.hub.intentions import Intentions
 from appliance.inbox import Inbox
-from appliance.intake import Places
 from appliance.job import Job, Role
 from appliance.label_cache import LabelCache
 from appliance.names import printable
+from appliance.places import Places
 from appliance.pushing import own_repository
 from appliance.store import Store
 

@@ -23,6 +23,7 @@ from appliance.job import DroppedFile, Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
 from appliance.names import job_id, job_number, parse_number, printable
 from appliance.outbox import find_result
+from appliance.places import Places
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
 from appliance.store import DropKey, Store
@@ -31,23 +32,6 @@ from appliance.store import DropKey, Store
 REJECTION: Final[dict[str, object]] = {
     "outcome": Outcome.REJECTED, "stage": Stage.CHECK, "failure": None, "message": "", "hint": None,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Places:
-    """The folders that intake works with. `state` is one file system, so that renames inside it are atomic."""
-
-    state: Path
-    outbox: Path
-    recipes: Path
-
-    @property
-    def incoming(self) -> Path:
-        return self.state / "incoming"
-
-    @property
-    def jobs(self) -> Path:
-        return self.state / "jobs"
 
 
 def record(copied: Copied, *, installation: str, store: Store, places: Places, now: float) -> list[Job]:

@@ -11,11 +11,12 @@ from typing import Final
 
 from appliance.database import DATABASE, newest_backup
 from appliance.files import sync
-from appliance.intake import Places, drop_keys
+from appliance.intake import drop_keys
 from appliance.job import ENDED, FailureClass, Job, JobState, Outcome
 from appliance.job_dir import JobDir
 from appliance.lock import InstanceLock
 from appliance.names import SENTINEL, job_number
+from appliance.places import Places
 from appliance.settings import Settings
 from appliance.store import Store
 
@@ -29,7 +30,7 @@ def rebuild_database(settings: Settings) -> None:
     settings.state.mkdir(parents=True, exist_ok=True)
     lock = InstanceLock(settings.state)
     try:
-        places = Places(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+        places = Places.of(settings)
         places.jobs.mkdir(exist_ok=True)
         known = rebuild(settings.state / DATABASE, places, settings.inbox)
         logger.info("the database was made anew and knows %d jobs", known)

@@ -14,9 +14,9 @@ from appliance import intake
 from appliance.copying import ChangedWhileCopying, Copied, copy_in
 from appliance.drops import is_button
 from appliance.inbox import Availability, Inbox
-from appliance.intake import Places
 from appliance.job import Job
 from appliance.names import job_number, printable
+from appliance.places import Places
 from appliance.settling import Drop, DropState, Rules
 from appliance.sightings import Entry, Sighting
 from appliance.store import DropKey, Store

@@ -5,9 +5,10 @@ from pathlib import Path
 from appliance.copying import Copied, copy_in
 from appliance.drops import find_drops
 from appliance.inbox import Inbox
-from appliance.intake import EarlierRows, Places, record, remove_source
+from appliance.intake import EarlierRows, record, remove_source
 from appliance.job import Job
 from appliance.job_dir import JobDir
+from appliance.places import Places
 from appliance.settling import Drop, Rules
 from appliance.sightings import Kind, observe
 from appliance.store import Store

@@ -428,7 +428,7 @@ def test_a_dataset_stays_as_long_as_the_settings_say(tmp_path: Path, keep: str, 
 
 
 def test_places_are_those_of_the_daemon(box: Box):
-    from appliance.daemon import open_places
+    from appliance.places import Places
 
     assert isinstance(box.appliance, Appliance)
-    assert open_places(box.settings) == box.appliance.places
+    assert Places.of(box.settings) == box.appliance.places

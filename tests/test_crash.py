@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance import copying, files, inbox, intake, job_dir, store
+from appliance import copying, files, inbox, intake, job_dir, places, store
 from appliance.job import Job
 from appliance.names import job_number
 from appliance.reception import SURVEYS_ABSENT, Reception
@@ -97,7 +97,7 @@ def reopened(root: Path) -> Door:
     door = Door.__new__(Door)
     door.inbox = inbox.Inbox(root / "inbox", "installation")
     door.store = store.Store(root / "state" / "appliance.sqlite")
-    door.places = intake.Places(root / "state", root / "outbox", root / "recipes")
+    door.places = places.Places(root / "state", root / "outbox", root / "recipes")
     return door
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from appliance.daemon import Appliance
 from appliance.database import BACKUPS_KEPT, DATABASE, DailyBackup, LockedError, StoreError, back_up, check_database
-from appliance.intake import Places
 from appliance.job import JobState, Outcome, Stage
 from appliance.lock import AlreadyRunningError
 from appliance.opening import open_database
+from appliance.places import Places
 from appliance.rebuild import rebuild
 from appliance.store import Store
 from appliance.store_schema import SCHEMA_VERSION

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from appliance.again import Reruns
 from appliance.crew import Crew
 from appliance.daemon import Appliance
-from appliance.intake import Places
 from appliance.job import ENDED, LANES, Job, Lane, Outcome, Stage, Waiting, outbox_name
 from appliance.job_dir import JobDir
 from appliance.pipeline import Pipeline
+from appliance.places import Places
 from appliance.store import Store
 from tests.jobs import make_job
 from tests.line import NOBODY, RULES, fast_folder

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 from appliance.commands.state import find_job, open_state
-from appliance.daemon import open_places
 from appliance.deletion import OnHub, Remains, delete_job, on_hub
 from appliance.errors import ApplianceError
 from appliance.hub.intentions import Intentions
 from appliance.inbox import Inbox
 from appliance.job import ENDED, Job
 from appliance.label_cache import LabelCache
+from appliance.places import Places
 from appliance.push_store import PushStore
 from appliance.pushing import job_reference, own_repository
 from appliance.settings import Settings
@@ -45,7 +45,7 @@ def delete(name: str, *, hub: bool) -> None:
     # The Hub first: while the job is known here, what failed there can be tried again.
     left_there = _delete_on_hub(job, store, settings) if hub else None
     inbox = Inbox(settings.inbox.resolve(), store.fact("installation") or "")
-    remains = delete_job(job, store, open_places(settings), inbox, LabelCache.in_state(settings.state))
+    remains = delete_job(job, store, Places.of(settings), inbox, LabelCache.in_state(settings.state))
     print(f"job {job.id} was deleted: its files, rows, labels, checkpoints, samples, logs and results are gone")
     for line in _lines(job, remains, left_there):
         print(line)

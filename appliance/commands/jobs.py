@@ -10,10 +10,10 @@ from rich.table import Table
 
 from appliance.commands.follow import how_it_goes
 from appliance.commands.state import find_job, open_state
-from appliance.daemon import database_jobs_folder
 from appliance.job import Job, JobState, Outcome, Push, Waiting
 from appliance.job_dir import job_to_json, read_progress
 from appliance.outbox import find_result
+from appliance.places import Places
 from appliance.progress import Progress
 from appliance.push_store import PushRow, PushStore
 from appliance.settings import Settings
@@ -136,7 +136,7 @@ def _progress(job: Job, settings: Settings) -> Progress:
     """What the running stage has reported."""
     if job.state is not JobState.RUNNING or job.stage is None:
         return Progress()
-    return read_progress(database_jobs_folder(settings) / job.id / job.stage)
+    return read_progress(Places.of(settings).jobs / job.id / job.stage)
 
 
 def _when(time: float) -> str:

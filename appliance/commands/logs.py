@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from appliance.commands.state import find_job, open_state
-from appliance.daemon import database_jobs_folder
 from appliance.job import ENDED, Stage
+from appliance.places import Places
 
 POLL_SECONDS = 0.5
 
@@ -15,7 +15,7 @@ def logs(name: str, *, follow: bool) -> None:
     """Print every stage's log in order; with `follow`, go on until the job has ended."""
     store, settings = open_state()
     job = find_job(store, name)
-    folder = database_jobs_folder(settings) / job.id
+    folder = Places.of(settings).jobs / job.id
     seen: dict[Stage, int] = {}
     _print_new(folder, seen)
     while follow and find_job(store, name).state not in ENDED:

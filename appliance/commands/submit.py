@@ -5,8 +5,8 @@ import shutil
 import uuid
 from pathlib import Path
 
-from appliance.daemon import library_recipes
 from appliance.errors import ApplianceError
+from appliance.places import library_recipes
 from appliance.settings import Settings
 
 

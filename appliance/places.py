@@ -1,0 +1,49 @@
+"""The folders of an installation, and what lies where in them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from appliance.errors import ApplianceError
+from appliance.settings import Settings
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that intake works with. `state` is one file system, so that renames inside it are atomic."""
+
+    state: Path
+    outbox: Path
+    recipes: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those of the installation that the settings name."""
+        return cls(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+
+    @property
+    def incoming(self) -> Path:
+        return self.state / "incoming"
+
+    @property
+    def jobs(self) -> Path:
+        """Where the job directories lie."""
+        return self.state / "jobs"
+
+
+def library_recipes(folder: Path) -> tuple[str, ...]:
+    """The names of the ready-made recipes, in order."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def make_folders(folders: Iterable[Path]) -> None:
+    """Make those that are not there. Raises ApplianceError with what to do about the first that cannot be made."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ApplianceError(
+                f"the folder {folder} cannot be made: {error.strerror}",
+                hint=f"Make it yourself, or check who may write {folder.parent}.",
+            ) from error
