@@ -11,7 +11,8 @@ from appliance.following import Follower
 from appliance.guard import MemoryGuard, Trip, describe
 from appliance.job import LANES, FailureClass, Job, JobState, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.pipeline import Pipeline, next_stage, startable
+from appliance.order import next_stage, startable
+from appliance.pipeline import Pipeline
 from appliance.processes import StageProcess
 from appliance.progress import Progress
 from appliance.running import Running, StopReason

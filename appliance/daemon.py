@@ -29,7 +29,8 @@ from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.neighbour import neighbour_of
 from appliance.opening import open_database
-from appliance.pipeline import Pipeline, is_due, next_stage
+from appliance.order import is_due, next_stage
+from appliance.pipeline import Pipeline
 from appliance.places import Places, library_recipes, make_folders
 from appliance.priorities import makes_room
 from appliance.processes import boot_id, start_stage

@@ -1,10 +1,6 @@
-"""The fixed line of stages, and where a job stands on it.
-
-Whatever died, the next start looks at the job directory and runs the first stage without a result.
-"""
+"""Moving a job along the line of its stages: what begins, what an end means, and how the job ends."""
 
 import shutil
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +8,12 @@ from typing import Any, Final
 from appliance import exits
 from appliance.exits import LONGEST_PAUSE_SECONDS, EndKind, StageEnd
 from appliance.gate import PushRules, push_after
-from appliance.hub_rows import dataset_to_fetch
 from appliance.job import (
     END_STATE,
-    LANES,
     DroppedFile,
     FailureClass,
     Job,
     JobState,
-    Lane,
     Outcome,
     Priority,
     Push,
@@ -33,73 +26,15 @@ from appliance.job import (
 from appliance.job_dir import JobDir
 from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
-from appliance.priorities import capped, rank
+from appliance.order import ORDER, has_ended_well
+from appliance.priorities import capped
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
-
-ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
-DRY_RUN_ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE)
-CAPACITY: Final = {Lane.CPU: 2, Lane.NET: 2, Lane.GPU: 1, Lane.OUT: 1}
 
 SHORT_PAUSE_SECONDS: Final = 60.0
 
 # Small, without rows, and what a person asks for afterwards.
 KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json", "recipe.json")
-
-
-def next_stage(job: Job, job_dir: JobDir) -> Stage:
-    """The first stage without a result; publish as soon as it is known how the job ends."""
-    if job_dir.outcome() is not None:
-        return Stage.PUBLISH
-    order = DRY_RUN_ORDER if job.dry_run else ORDER
-    if job_dir.result(Stage.CHECK) is None and dataset_to_fetch(job, job_dir) is not None:
-        return Stage.FETCH
-    return next((stage for stage in order if not _is_done(stage, job_dir)), Stage.PUBLISH)
-
-
-def _is_done(stage: Stage, job_dir: JobDir) -> bool:
-    """Whether a stage has its result. Where the rows came from the Hub, fetch has one before it has the model."""
-    result = job_dir.result(stage)
-    return result is not None and not (stage is Stage.FETCH and "rows" in result)
-
-
-def _has_ended_well(stage: Stage, job_dir: JobDir) -> bool:
-    """Whether the run of a stage that has just ended left its result, and not one before it: rows come before check."""
-    result = job_dir.result(stage)
-    if result is not None and stage is Stage.FETCH and "rows" in result:
-        return job_dir.result(Stage.CHECK) is None
-    return result is not None
-
-
-def startable(
-    jobs: Iterable[tuple[Job, Stage]],
-    busy: Iterable[Lane],
-    *,
-    now: float,
-    may_start: Callable[[Job, Stage], bool] = lambda job, stage: True,
-) -> list[tuple[Job, Stage]]:
-    """Which of the waiting jobs start their next stage now, given the lanes that running stages occupy.
-
-    Within a lane: higher priority first, then the job that is further along (a trained adapter is verified before the
-    next training begins), then the older one. A job that may not start makes room for the one behind it; `may_start`
-    is asked only of those whose turn it is.
-    """
-    free = dict(CAPACITY)
-    for lane in busy:
-        free[lane] -= 1
-    further = [*ORDER, Stage.PUBLISH]
-    chosen = []
-    for job, stage in sorted(jobs, key=lambda pair: (rank(pair[0], now), -further.index(pair[1]), pair[0].number)):
-        lane = LANES[stage]
-        if free[lane] > 0 and is_due(job, now) and may_start(job, stage):
-            free[lane] -= 1
-            chosen.append((job, stage))
-    return chosen
-
-
-def is_due(job: Job, now: float) -> bool:
-    """Whether the pause before another try is over."""
-    return exits.is_over(job.not_before, now)
 
 
 @dataclass(frozen=True)
@@ -154,7 +89,7 @@ class Pipeline:
         `instead` says why a stage without a result ended, where we know it better than from the exit code.
         """
         job_dir = self.dir(job)
-        has_result = _has_ended_well(stage, job_dir)
+        has_result = has_ended_well(stage, job_dir)
         ended = (None if has_result else instead) or exits.explain_exit(
             stage,
             code,
@@ -322,7 +257,7 @@ class Pipeline:
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
             self.store.note(job.number, kind, now=now, stage=stage)
-            done = _has_ended_well(stage, self.dir(job))
+            done = has_ended_well(stage, self.dir(job))
             job = self._after(job, stage, StageEnd(EndKind.DONE), now=now) if done else self._requeue(job)
             self.dir(job).write_job(job)
             return job

@@ -18,7 +18,7 @@ from appliance.job import Job, JobState, Priority, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.memory import Floors, Memory, Reading
 from appliance.neighbour import TRIES, Neighbour, Side
-from appliance.pipeline import startable
+from appliance.order import startable
 from appliance.priorities import LOW_WAITS_SECONDS, capped, makes_room
 from appliance.settings import Settings, SettingsError
 from appliance.store import Store

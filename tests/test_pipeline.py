@@ -12,7 +12,8 @@ from appliance.exits import EndKind, StageEnd, backoff_seconds, explain_exit, ex
 from appliance.gate import PushRules
 from appliance.job import FailureClass, Job, JobState, Lane, Outcome, Priority, Stage, Waiting, move, outbox_name
 from appliance.job_dir import JobDir
-from appliance.pipeline import Pipeline, next_stage, startable
+from appliance.order import next_stage, startable
+from appliance.pipeline import Pipeline
 from appliance.store import Store
 from tests.jobs import make_job
 
