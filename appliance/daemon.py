@@ -23,13 +23,13 @@ from appliance.gpu_lane import TAKEN, GpuLane
 from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
-from appliance.job import ENDED, LANES, Job, Lane, Outcome, Priority, Stage, Waiting, outbox_name
+from appliance.job import ENDED, LANES, Job, Lane, Priority, Stage, Waiting, outbox_name
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.neighbour import neighbour_of
 from appliance.opening import open_database
-from appliance.order import is_due, next_stage
+from appliance.order import is_due
 from appliance.pipeline import Pipeline
 from appliance.places import Places, library_recipes, make_folders
 from appliance.priorities import makes_room
@@ -46,6 +46,7 @@ from appliance.upkeep import Upkeep
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake, watch_folder
 from appliance.window import Window
+from appliance.wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Appliance:
             stall_seconds=settings.stall_minutes * 60,
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
+        self.wishes = Wishes(self.store, self.pipeline, self.crew, self.pushes)
         self.admission = Admission(settings)
         self.gpu = GpuPresence()
         self.lane = GpuLane(
@@ -172,7 +174,7 @@ class Appliance:
     def tick(self, now: float, wall: float, *, woken: bool = False) -> None:
         """Everything the appliance does in one turn, in the order that a job meets it. `now` is monotonic."""
         self.upkeep.keep(now, wall)
-        self.act_on_requests(now, wall)
+        self.wishes.act_on_all(now, wall)
         self.reception.look(now, woken=woken)
         self.act_on_buttons(now, wall)
         self.take_in_drops(now, wall)
@@ -184,56 +186,10 @@ class Appliance:
         self.expire(now, wall)
         self.show(now, wall)
 
-    def act_on_requests(self, now: float, wall: float) -> None:
-        for request in self.store.requests():
-            if request.action == "retry":
-                # Its files are copied back first: see take_in_drops.
-                continue
-            with self.store.transaction():
-                self.act(request, now, wall)
-                self.store.drop_request(request.id)
-
     def act_on_buttons(self, now: float, wall: float) -> None:
         for button in self.reception.buttons():
-            self.act(Request(0, button.action, button.target, {}), now, wall)
+            self.wishes.act(Request(0, button.action, button.target, {}), now, wall)
             self.reception.remove_button(button)
-
-    def act(self, request: Request, now: float, wall: float) -> None:
-        """Do what a person asked for. Asking twice, or too late, changes nothing."""
-        match request.action:
-            case "pause" | "resume":
-                self.store.set_fact("paused", str(request.action == "pause"))
-                logger.info("queue %sd", request.action)
-            case "cancel" if request.target.isdigit():
-                self.cancel(int(request.target), now, wall)
-            case "retry" if request.target.isdigit():
-                self.store.ask("retry", request.target, now=wall)
-            case "push" if request.target.isdigit():
-                self.pushes.ask(int(request.target), wall=wall)
-            case "approve" if request.target.isdigit():
-                self.approve(int(request.target), wall)
-
-    def approve(self, number: int, wall: float) -> None:
-        """Let a job start that takes longer than those that start by themselves."""
-        job = self.store.job(number)
-        if job is None or job.state in ENDED or job.approved:
-            return
-        self.store.save(replace(job, approved=True))
-        self.store.note(number, "approved", now=wall)
-        logger.info("approved", extra={"job": job.id})
-
-    def cancel(self, number: int, now: float, wall: float) -> None:
-        """Stop a job wherever it is. One that is being published is finished instead."""
-        job = self.store.job(number)
-        if job is None or job.state in ENDED or job.cancel_requested or self.pipeline.dir(job).outcome() is not None:
-            return
-        job = replace(job, cancel_requested=True)
-        self.store.save(job)
-        self.store.note(number, "cancel_requested", now=wall)
-        logger.info("cancel was asked for", extra={"job": job.id})
-        if not self.crew.ask_to_stop(number, now):
-            stage = next_stage(job, self.pipeline.dir(job))
-            self.pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
 
     def take_in_drops(self, now: float, wall: float) -> None:
         for job in [*self.reception.take_in(now, wall=wall), *self.reruns.turn(wall)]:

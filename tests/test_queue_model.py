@@ -8,7 +8,6 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,12 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.again import Reruns
 from appliance.crew import Crew
-from appliance.daemon import Appliance
 from appliance.job import ENDED, LANES, Job, Lane, Outcome, Stage, Waiting, outbox_name
 from appliance.job_dir import JobDir
 from appliance.pipeline import Pipeline
 from appliance.places import Places
+from appliance.pushes import Pushes
+from appliance.settings import Settings
 from appliance.store import Store
+from appliance.wishes import Wishes
 from tests.jobs import make_job
 from tests.line import NOBODY, RULES, fast_folder
 
@@ -44,6 +45,10 @@ class Process:
 
     def kill(self) -> None:
         self.code = -9
+
+
+def start(stage: Stage, job_dir: JobDir) -> Process:
+    return Process()
 
 
 @dataclass
@@ -81,7 +86,9 @@ class Queue(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = Store(self.root / "appliance.sqlite")
         self.pipeline = Pipeline(self.store, self.places.jobs, ATTEMPTS, "boot", RULES)
-        self.crew = Crew(self.pipeline, self.store, start=lambda stage, job_dir: Process())
+        self.crew = Crew(self.pipeline, self.store, start=start)
+        pushes = Pushes(self.store, Settings(), job_dir=self.pipeline.dir, start=start, boot_id="boot")
+        self.wishes = Wishes(self.store, self.pipeline, self.crew, pushes)
         self.crew.recover(self.now)
         shutil.rmtree(self.places.incoming, ignore_errors=True)
         self.places.incoming.mkdir()
@@ -135,8 +142,7 @@ class Queue(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.model)))
         decided = self.pipeline.dir(self.job(number)).outcome() is not None
         self.model[number].cancelled |= not decided and self.job(number).state not in ENDED
-        daemon = SimpleNamespace(store=self.store, pipeline=self.pipeline, crew=self.crew)
-        Appliance.cancel(daemon, number, self.now, self.now)  # type: ignore[arg-type]
+        self.wishes.cancel(number, self.now, self.now)
         self.turn()
 
     @precondition(lambda self: self.ended())

@@ -33,7 +33,7 @@ def test_a_stalled_stage_is_noticed(tmp_path):
             time.sleep(0.05)
         assert [alert["job_id"] for alert in stalled()] == ["1"]
         assert scraper.ask("query", query="appliance_job_state{state='running'} == 1")["result"]
-        whole.box.appliance.cancel(1, time.monotonic(), time.time())
+        whole.box.appliance.wishes.cancel(1, time.monotonic(), time.time())
         whole.box.ended()
         while stalled():
             assert time.monotonic() < deadline + 60

@@ -1,0 +1,67 @@
+"""What people ask for, by a command, on a page or with a button file: done here, between the stages."""
+
+import logging
+from dataclasses import replace
+
+from appliance.crew import Crew
+from appliance.job import ENDED, Outcome
+from appliance.order import next_stage
+from appliance.pipeline import Pipeline
+from appliance.pushes import Pushes
+from appliance.store import Request, Store
+
+logger = logging.getLogger(__name__)
+
+
+class Wishes:
+    """Does what was asked for. Asking twice, or too late, changes nothing."""
+
+    def __init__(self, store: Store, pipeline: Pipeline, crew: Crew, pushes: Pushes) -> None:
+        self._store, self._pipeline, self._crew, self._pushes = store, pipeline, crew, pushes
+
+    def act_on_all(self, now: float, wall: float) -> None:
+        """Do what was asked for since the last turn, each thing once."""
+        for request in self._store.requests():
+            if request.action == "retry":
+                # Its files are copied back first: see again.py.
+                continue
+            with self._store.transaction():
+                self.act(request, now, wall)
+                self._store.drop_request(request.id)
+
+    def act(self, request: Request, now: float, wall: float) -> None:
+        """Do one thing that a person asked for."""
+        match request.action:
+            case "pause" | "resume":
+                self._store.set_fact("paused", str(request.action == "pause"))
+                logger.info("queue %sd", request.action)
+            case "cancel" if request.target.isdigit():
+                self.cancel(int(request.target), now, wall)
+            case "retry" if request.target.isdigit():
+                self._store.ask("retry", request.target, now=wall)
+            case "push" if request.target.isdigit():
+                self._pushes.ask(int(request.target), wall=wall)
+            case "approve" if request.target.isdigit():
+                self._approve(int(request.target), wall)
+
+    def cancel(self, number: int, now: float, wall: float) -> None:
+        """Stop a job wherever it is. One that is being published is finished instead."""
+        job = self._store.job(number)
+        if job is None or job.state in ENDED or job.cancel_requested or self._pipeline.dir(job).outcome() is not None:
+            return
+        job = replace(job, cancel_requested=True)
+        self._store.save(job)
+        self._store.note(number, "cancel_requested", now=wall)
+        logger.info("cancel was asked for", extra={"job": job.id})
+        if not self._crew.ask_to_stop(number, now):
+            stage = next_stage(job, self._pipeline.dir(job))
+            self._pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
+
+    def _approve(self, number: int, wall: float) -> None:
+        """Let a job start that takes longer than those that start by themselves."""
+        job = self._store.job(number)
+        if job is None or job.state in ENDED or job.approved:
+            return
+        self._store.save(replace(job, approved=True))
+        self._store.note(number, "approved", now=wall)
+        logger.info("approved", extra={"job": job.id})
