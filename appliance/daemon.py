@@ -8,44 +8,39 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Final
 
 from appliance import outbox
 from appliance.admission import Admission
 from appliance.again import Reruns
-from appliance.crew import Crew, Obstacle, Start
+from appliance.crew import Crew, Start
 from appliance.errors import ApplianceError
 from appliance.gate import PushRules
-from appliance.gpu_lane import TAKEN, GpuLane
+from appliance.gpu_lane import lane_of
 from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
-from appliance.job import ENDED, LANES, Job, Lane, Priority, Stage, Waiting, outbox_name
+from appliance.job import ENDED, LANES, Job, Lane, Priority, Stage, outbox_name
 from appliance.label_cache import LabelCache
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
-from appliance.neighbour import neighbour_of
 from appliance.opening import open_database
-from appliance.order import is_due
 from appliance.pipeline import Pipeline
 from appliance.places import Places, library_recipes, make_folders
-from appliance.priorities import makes_room
 from appliance.processes import boot_id, start_stage
 from appliance.pushes import Pushes
 from appliance.reception import Reception
-from appliance.running import StopReason
 from appliance.settings import Settings
 from appliance.settling import Rules
+from appliance.starting import Starter
 from appliance.status_files import StatusFiles, kept_until
 from appliance.store import DATABASE, Request
 from appliance.texts.read_me_first import read_me_first
 from appliance.upkeep import Upkeep
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake, watch_folder
-from appliance.window import Window
 from appliance.wishes import Wishes
 
 logger = logging.getLogger(__name__)
@@ -124,18 +119,11 @@ class Appliance:
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.wishes = Wishes(self.store, self.pipeline, self.crew, self.pushes)
-        self.admission = Admission(settings)
         self.gpu = GpuPresence()
-        self.lane = GpuLane(
-            self.store,
-            self.guard,
-            neighbour_of(settings, is_ours=self.store.fact(TAKEN) == "True"),
-            window=Window.parse(settings.train_window) if settings.train_window else None,
-            fault=self.gpu.fault,
-        )
+        self.lane = lane_of(settings, self.store, self.guard, fault=self.gpu.fault)
+        self.starter = Starter(self.crew, self.lane, self.upkeep, Admission(settings), job_dir=self.pipeline.dir)
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self._labels = LabelCache.in_state(settings.state)
-        self._stepped_back_for: set[int] = set()
         self._next_expiry = float("-inf")
         self.view = self._view(time.monotonic(), time.time())
 
@@ -181,7 +169,7 @@ class Appliance:
         self.crew.follow(now)
         self.crew.watch(now)
         self.reap_stages(now, wall)
-        self.start_stages(now, wall)
+        self.starter.start(now, wall, paused=self._paused())
         self.push_adapters(now, wall)
         self.expire(now, wall)
         self.show(now, wall)
@@ -206,38 +194,6 @@ class Appliance:
                 self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
                 where = outbox_name(job.id, job.outcome)
                 logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
-
-    def start_stages(self, now: float, wall: float) -> None:
-        """Start what there is room for; take the GPU for what could begin on it, give it back when nothing could."""
-        waiting = self.crew.waiting(wall)
-        # One answer a turn: what the GPU is taken for is what begins on it.
-        obstacle = cache(partial(self._obstacle, now=now))
-        if self.lane.is_outside_window(wall):
-            self.crew.ask_gpu_to_stop(now, StopReason.WINDOW)
-        closed = self.lane.closed(now, wall, paused=self._paused())
-        for_gpu = [] if closed else [pair for pair in waiting if LANES[pair[1]] is Lane.GPU and is_due(pair[0], wall)]
-        if self.crew.on_gpu:
-            self._step_back(for_gpu, obstacle, now)
-        elif any(_may_begin(obstacle(job, stage)) for job, stage in for_gpu):
-            closed = self.lane.take()
-        else:
-            self.lane.idle()
-        self.crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
-        # Whoever runs now may ask again when something else has come in between.
-        self._stepped_back_for &= {job.number for job, _ in waiting} - set(self.crew.running)
-
-    def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
-        job_dir = self.pipeline.dir(job)
-        return self.upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(job, stage, job_dir, now)
-
-    def _step_back(self, for_gpu: Iterable[tuple[Job, Stage]], obstacle: Obstacle, now: float) -> None:
-        """Have a running training make room for a `high` job; once a wait, in case that it does not fit even then."""
-        training = [running.job for running in self.crew.on_gpu if running.stage is Stage.TRAIN]
-        new = [(job, stage) for job, stage in for_gpu if job.number not in self._stepped_back_for]
-        urgent = {job.number for job, stage in new if makes_room(training, [job]) and _may_begin(obstacle(job, stage))}
-        if urgent:
-            self._stepped_back_for |= urgent
-            self.crew.ask_gpu_to_stop(now, StopReason.PREEMPTED)
 
     def push_adapters(self, now: float, wall: float) -> None:
         self.pushes.reap(now, wall=wall)
@@ -340,8 +296,3 @@ class Appliance:
 
     def _paused(self) -> bool:
         return self.store.fact("paused") == "True"
-
-
-def _may_begin(obstacle: tuple[Waiting, str] | None) -> bool:
-    """Whether a stage could begin on the GPU now, once whoever has its memory has made room."""
-    return obstacle is None or obstacle[0] is Waiting.MEMORY

@@ -9,7 +9,8 @@ from typing import Final
 from appliance.exits import StageEnd
 from appliance.guard import MemoryGuard
 from appliance.job import Waiting
-from appliance.neighbour import Neighbour
+from appliance.neighbour import Neighbour, neighbour_of
+from appliance.settings import Settings
 from appliance.store import Store
 from appliance.window import Window
 
@@ -117,3 +118,10 @@ class GpuLane:
 
     def _local(self, wall: float) -> datetime:
         return datetime.fromtimestamp(wall, self._zone).astimezone(self._zone)
+
+
+def lane_of(settings: Settings, store: Store, guard: MemoryGuard, *, fault: Callable[[], str | None]) -> GpuLane:
+    """The lane of the installation that the settings name."""
+    neighbour = neighbour_of(settings, is_ours=store.fact(TAKEN) == "True")
+    window = Window.parse(settings.train_window) if settings.train_window else None
+    return GpuLane(store, guard, neighbour, window=window, fault=fault)

@@ -42,7 +42,7 @@ def waits_for(box: Box, reason: Waiting, number: int = 1):
 
 def test_what_does_not_fit_now_waits_visibly_and_starts_when_memory_is_free(box):
     free = [31 * GB]
-    box.appliance.admission = Admission(box.settings, free_bytes=lambda: free[0])
+    box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: free[0])
     box.drop("large.jsonl", plan=plan(needs=44 * GB))
     held = waits_for(box, Waiting.MEMORY)
     assert "needs 44.0 GB, 30.0 GB are free beside the 1.0 GB in reserve" in held.waiting_detail
@@ -61,7 +61,7 @@ def test_what_does_not_fit_now_waits_visibly_and_starts_when_memory_is_free(box)
 
 def test_the_machine_is_looked_at_once_for_all_who_wait(box):
     looks = []
-    box.appliance.admission = Admission(box.settings, free_bytes=lambda: looks.append("free") or 31 * GB)
+    box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: looks.append("free") or 31 * GB)
     box.drop("a.jsonl", plan=plan(needs=44 * GB))
     box.drop("b.jsonl", plan=plan(needs=45 * GB))
     assert "needs 44.0 GB" in waits_for(box, Waiting.MEMORY, 1).waiting_detail

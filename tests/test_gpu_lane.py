@@ -148,7 +148,7 @@ def test_a_high_job_that_has_run_and_waits_again_makes_room_again(tmp_path: Path
 
 def test_a_verification_steps_back_for_nobody_and_nobody_asks_it_in_vain(tmp_path: Path):
     box = Box(tmp_path)
-    box.appliance.admission = Admission(box.settings, free_bytes=lambda: 10 * GB)
+    box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: 10 * GB)
     box.drop("nearly-done.jsonl", verify="sleep once")
     box.turn_until(lambda: box.runs(Stage.VERIFY))
     box.drop("long.jsonl", train="sleep once")
