@@ -112,6 +112,8 @@ class Queue(RuleBasedStateMachine):
 
     def close(self) -> None:
         self.reruns.close()
+        # A process that goes down takes its threads along.
+        self.reruns._copies.shutdown(wait=True)
         self.store.close()
 
     # What may happen
