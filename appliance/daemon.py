@@ -22,8 +22,7 @@ from appliance.gpu_lane import lane_of
 from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
-from appliance.job import ENDED, LANES, Job, Lane, Priority, Stage, outbox_name
-from appliance.label_cache import LabelCache
+from appliance.job import ENDED, LANES, Lane, Priority, Stage, outbox_name
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.opening import open_database
@@ -35,9 +34,10 @@ from appliance.reception import Reception
 from appliance.settings import Settings
 from appliance.settling import Rules
 from appliance.starting import Starter
-from appliance.status_files import StatusFiles, kept_until
+from appliance.status_files import StatusFiles
 from appliance.store import DATABASE, Request
 from appliance.texts.read_me_first import read_me_first
+from appliance.tidying import Tidying
 from appliance.upkeep import Upkeep
 from appliance.view import KEEP_SERIES_SECONDS, View
 from appliance.wake import Wake, watch_folder
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 TURN_SECONDS: Final = 0.25
 ERRORS_IN_A_ROW: Final = 20
-EXPIRY_SECONDS: Final = 3600.0
 
 
 class InboxTakenError(ApplianceError):
@@ -123,8 +122,7 @@ class Appliance:
         self.lane = lane_of(settings, self.store, self.guard, fault=self.gpu.fault)
         self.starter = Starter(self.crew, self.lane, self.upkeep, Admission(settings), job_dir=self.pipeline.dir)
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
-        self._labels = LabelCache.in_state(settings.state)
-        self._next_expiry = float("-inf")
+        self.tidying = Tidying(self.store, self.places.jobs, settings)
         self.view = self._view(time.monotonic(), time.time())
 
     def recover(self) -> None:
@@ -136,8 +134,7 @@ class Appliance:
             logger.info("goes on after an interruption", extra={"job": job.id})
         self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
-        for job in self._ended_with_files():
-            self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
+        self.tidying.recover(wall)
 
     def prepare_inbox(self, *, take_over: bool = False) -> None:
         """Claim the inbox and put the note for people and the recipe folders there.
@@ -171,7 +168,7 @@ class Appliance:
         self.reap_stages(now, wall)
         self.starter.start(now, wall, paused=self._paused())
         self.push_adapters(now, wall)
-        self.expire(now, wall)
+        self.tidying.expire(now, wall)
         self.show(now, wall)
 
     def act_on_buttons(self, now: float, wall: float) -> None:
@@ -191,24 +188,13 @@ class Appliance:
             if LANES[stage] is Lane.GPU:
                 self.lane.ended(now, end)
             if job.state in ENDED and job.outcome is not None:
-                self.pipeline.clean(job, keep_dropped=self._keeps(job, wall))
+                self.tidying.tidy(job, wall)
                 where = outbox_name(job.id, job.outcome)
                 logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
 
     def push_adapters(self, now: float, wall: float) -> None:
         self.pushes.reap(now, wall=wall)
         self.pushes.start(now, wall=wall)
-
-    def expire(self, now: float, wall: float) -> None:
-        """Remove the datasets in the state folder whose time is over, and the labels that were made of them."""
-        if now < self._next_expiry:
-            return
-        self._next_expiry = now + EXPIRY_SECONDS
-        for job in self._ended_with_files():
-            if not self._keeps(job, wall):
-                self.pipeline.clean(job)
-                for file in job.files:
-                    self._labels.forget(file.sha256)
 
     def show(self, now: float, wall: float) -> None:
         """Let readers see how things stand: other threads, and the people who only have the outbox."""
@@ -285,14 +271,6 @@ class Appliance:
         self.reruns.close()
         self.store.close()
         self._lock.release()
-
-    def _ended_with_files(self) -> list[Job]:
-        return [job for job in self.store.ended_since(0.0) if (self.places.jobs / job.id / "dropped").exists()]
-
-    def _keeps(self, job: Job, wall: float) -> bool:
-        """Whether the dropped files of an ended job stay in the state folder for now."""
-        until = kept_until(job, self.settings)
-        return until is not None and wall < until
 
     def _paused(self) -> bool:
         return self.store.fact("paused") == "True"

@@ -1,6 +1,5 @@
 """Moving a job along the line of its stages: what begins, what an end means, and how the job ends."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,15 +25,12 @@ from appliance.job import (
 from appliance.job_dir import JobDir
 from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
-from appliance.order import ORDER, has_ended_well
+from appliance.order import has_ended_well
 from appliance.priorities import capped
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
 
 SHORT_PAUSE_SECONDS: Final = 60.0
-
-# Small, without rows, and what a person asks for afterwards.
-KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json", "recipe.json")
 
 
 @dataclass(frozen=True)
@@ -261,25 +257,3 @@ class Pipeline:
             job = self._after(job, stage, StageEnd(EndKind.DONE), now=now) if done else self._requeue(job)
             self.dir(job).write_job(job)
             return job
-
-    def clean(self, job: Job, *, keep_dropped: bool = False) -> None:
-        """Remove what an ended job no longer needs: its files lie in the outbox now. Safe to repeat.
-
-        With `keep_dropped` the dropped files of a succeeded job stay: they were not put into its result.
-        """
-        self.store.forget_progress(job.number)
-        path = self.jobs / job.id
-        for stage in ORDER:
-            for left in (path / stage).glob("*"):
-                if left.name not in KEPT_AFTER_THE_END:
-                    _remove(left)
-        # Last: while it is there, the next start knows that cleaning is not finished.
-        if not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
-            _remove(path / "dropped")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

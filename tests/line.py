@@ -29,6 +29,7 @@ from appliance.stages.training import checkpoints
 from appliance.stages.training.attempt import Attempt
 from appliance.stages.training.standing import BatchCount
 from appliance.store import Store
+from appliance.tidying import clean
 from tests.jobs import make_job
 
 STEPS, FITS, TURNS = 6, 4, 60
@@ -75,7 +76,7 @@ class Line:
         self.crew.recover(1.0)
         outbox.remove_partials(self.outbox)
         for job in self.store.ended_since(0.0):
-            self.pipeline.clean(job)
+            clean(job, self.pipeline.dir(job), self.store)
 
     def run(self, *, patient: bool = False) -> Job:
         """Turn until the job has ended, as the daemon's loop turns; patiently, past every fault of the machine."""
@@ -96,7 +97,7 @@ class Line:
     def _turn(self, wall: float) -> None:
         for job, _, _ in self.crew.reap(wall, wall=wall):
             if job.state in ENDED:
-                self.pipeline.clean(job)
+                clean(job, self.pipeline.dir(job), self.store)
         self.crew.start(self.crew.waiting(wall), wall, wall=wall)
 
     @property

@@ -422,7 +422,7 @@ def test_a_dataset_stays_as_long_as_the_settings_say(tmp_path: Path, keep: str, 
     box = Box(tmp_path, keep_datasets=keep, keep_finished_days=days)
     box.drop("a.jsonl")
     job = box.ended(1)
-    box.appliance.expire(float("inf"), time.time())
+    box.appliance.tidying.expire(float("inf"), time.time())
     assert (box.appliance.places.jobs / job.id / "dropped").exists() == stays
     box.stop()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from appliance import crew, exits, files, intake, job_dir, order, outbox, pipeline, retries, store
+from appliance import crew, exits, files, intake, job_dir, order, outbox, pipeline, retries, store, tidying
 from appliance.stages.training import attempt, checkpoints, standing
 from tests import test_crash
 from tests.crash import count_lines, crash_at
 from tests.line import Line, closing_line, fast_folder, holds_at_once, holds_in_the_end
 from tests.mutants import plant
 
-TRACED = (attempt, checkpoints, crew, exits, files, job_dir, order, outbox, pipeline, retries, standing, store)
+TRACED = (attempt, checkpoints, crew, exits, files, job_dir, order, outbox, pipeline, retries, standing, store, tidying)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from appliance.places import Places
 from appliance.pushes import Pushes
 from appliance.settings import Settings
 from appliance.store import Store
+from appliance.tidying import clean
 from appliance.wishes import Wishes
 from tests.jobs import make_job
 from tests.line import NOBODY, RULES, fast_folder
@@ -185,7 +186,7 @@ class Queue(RuleBasedStateMachine):
         before = set(self.crew.running)
         for job, _, _ in self.crew.reap(self.now, wall=self.now):
             if job.state in ENDED:
-                self.pipeline.clean(job)
+                clean(job, self.pipeline.dir(job), self.store)
         self.run_again()
         closed = (Waiting.PAUSED, "") if self.paused else None
         self.crew.start(self.crew.waiting(self.now), self.now, wall=self.now, gpu=closed)

@@ -1,0 +1,76 @@
+"""Tidying up after jobs that have ended: what they no longer need goes at once, their dataset when its time is over."""
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from appliance.job import Job, Outcome
+from appliance.job_dir import JobDir
+from appliance.label_cache import LabelCache
+from appliance.order import ORDER
+from appliance.settings import Settings
+from appliance.status_files import kept_until
+from appliance.store import Store
+
+EXPIRY_SECONDS: Final = 3600.0
+# Small, without rows, and what a person asks for afterwards.
+KEPT_AFTER_THE_END: Final = ("stage.log", "progress.jsonl", "result.json", "failure.json", "recipe.json")
+
+
+class Tidying:
+    """Everything here is safe to repeat."""
+
+    def __init__(self, store: Store, jobs: Path, settings: Settings) -> None:
+        self._store, self._jobs, self._settings = store, jobs, settings
+        self._labels = LabelCache.in_state(settings.state)
+        self._next_expiry = float("-inf")
+
+    def tidy(self, job: Job, wall: float) -> None:
+        """Remove what an ended job no longer needs now."""
+        clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=self._keeps(job, wall))
+
+    def recover(self, wall: float) -> None:
+        """Tidy up after whatever ended when the daemon or the host went down."""
+        for job in self._ended_with_files():
+            self.tidy(job, wall)
+
+    def expire(self, now: float, wall: float) -> None:
+        """Remove the datasets in the state folder whose time is over, and the labels that were made of them."""
+        if now < self._next_expiry:
+            return
+        self._next_expiry = now + EXPIRY_SECONDS
+        for job in self._ended_with_files():
+            if not self._keeps(job, wall):
+                self.tidy(job, wall)
+                for file in job.files:
+                    self._labels.forget(file.sha256)
+
+    def _ended_with_files(self) -> list[Job]:
+        return [job for job in self._store.ended_since(0.0) if (self._jobs / job.id / "dropped").exists()]
+
+    def _keeps(self, job: Job, wall: float) -> bool:
+        """Whether the dropped files of an ended job stay in the state folder for now."""
+        until = kept_until(job, self._settings)
+        return until is not None and wall < until
+
+
+def clean(job: Job, job_dir: JobDir, store: Store, *, keep_dropped: bool = False) -> None:
+    """Remove what an ended job no longer needs: its files lie in the outbox now.
+
+    With `keep_dropped` the dropped files of a succeeded job stay: they were not put into its result.
+    """
+    store.forget_progress(job.number)
+    for stage in ORDER:
+        for left in (job_dir.path / stage).glob("*"):
+            if left.name not in KEPT_AFTER_THE_END:
+                _remove(left)
+    # Last: while it is there, the next start knows that cleaning is not finished.
+    if not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
+        _remove(job_dir.dropped)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
