@@ -7,7 +7,7 @@ from appliance.exits import RETRIED
 from appliance.job import FailureClass, Waiting
 
 torch = pytest.importorskip("torch")
-from appliance.stages.training.machine import faults_named  # noqa: E402
+from appliance.stages.training.machine import faults_named, require_gpu  # noqa: E402
 
 SEARCH = (
     "\nSearch for `cuda' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more"
@@ -72,3 +72,19 @@ def test_any_other_fault_passes_as_it_is():
     with pytest.raises(RuntimeError) as passed, faults_named():
         raise error
     assert passed.value is error
+
+
+def test_a_job_that_was_planned_for_a_gpu_is_not_trained_without(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(NotReadyError) as caught:
+        require_gpu("gpu")
+    assert caught.value.waiting == Waiting.GPU
+    require_gpu("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    require_gpu("gpu")
+
+
+def test_a_torch_without_cuda_beside_a_gpu_is_somebodys_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    require_gpu("gpu")

@@ -18,9 +18,12 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     prepare_environment(settings)
 
     # Not before the environment is ready: these import torch and unsloth, which read it.
-    from appliance.stages.training.machine import cap_gpu_memory, faults_named
-    from appliance.stages.training.sft import train
+    from appliance.stages.training.machine import cap_gpu_memory, faults_named, require_gpu
 
     with faults_named():
+        # Not after Unsloth is imported: without a GPU it has words of its own.
+        require_gpu(prepared.plan.machine_kind)
+        from appliance.stages.training.sft import train
+
         cap_gpu_memory(settings)
         return train(job.stage(Stage.TRAIN), prepared, checkpoint_seconds=settings.checkpoint_minutes * 60)

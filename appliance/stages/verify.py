@@ -16,9 +16,10 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     prepare_environment(settings)
 
     # Not before the environment is ready: these import torch and transformers, which read it.
-    from appliance.stages.training.machine import cap_gpu_memory, faults_named
+    from appliance.stages.training.machine import cap_gpu_memory, faults_named, require_gpu
     from appliance.stages.training.verification import verify
 
     with faults_named():
+        require_gpu(prepared.plan.machine_kind)
         cap_gpu_memory(settings)
         return verify(job.stage(Stage.VERIFY), prepared, job.path / Stage.TRAIN / "adapter", trained)

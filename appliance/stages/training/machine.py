@@ -12,6 +12,7 @@ import torch
 from appliance.errors import ApplianceError, NotReadyError, StageFailure
 from appliance.job import FailureClass, Waiting
 from appliance.memory import memory_reserve_bytes, read_memory
+from appliance.planning.machine import MachineKind
 from appliance.planning.memory_bill import CUDA_CONTEXT_BYTES
 from appliance.processes import started_at
 from appliance.settings import Settings
@@ -21,6 +22,18 @@ _STATUS = Path("/proc/self/status")
 
 def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
+
+
+def require_gpu(planned_for: MachineKind) -> None:
+    """Raises NotReadyError while the GPU that a job was planned for is not to be seen: on the CPU it would take weeks.
+
+    A torch that is built without CUDA never sees one, and is somebody's choice.
+    """
+    if planned_for == "gpu" and torch.version.cuda and not has_gpu():
+        message = "the job was planned for the GPU, and torch finds none: its driver does not answer CUDA programs"
+        raise NotReadyError(
+            f"{message}; `appliance doctor` and docs/operations.md say what to look at", waiting=Waiting.GPU
+        )
 
 
 def device_map() -> dict[str, int | str]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from appliance.job import Stage
 from appliance.job_dir import JobDir
+from appliance.planning.machine import MachineKind
 from appliance.recipe import Recipe
 
 
@@ -14,6 +15,7 @@ from appliance.recipe import Recipe
 class TrainingPlan:
     """The part of `plan.json` that the trainer is built from."""
 
+    machine_kind: MachineKind
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
@@ -30,6 +32,7 @@ class TrainingPlan:
     def read(cls, path: Path) -> Self:
         plan = json.loads(path.read_text())
         return cls(
+            machine_kind=plan.get("machine_kind", "cpu"),
             per_device_train_batch_size=plan["per_device_train_batch_size"],
             gradient_accumulation_steps=plan["gradient_accumulation_steps"],
             gradient_checkpointing=bool(plan["gradient_checkpointing"]),
