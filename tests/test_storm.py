@@ -2,6 +2,7 @@
 exactly once, nothing is lost, and `/metrics` answers throughout."""
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -72,7 +73,8 @@ class Storm:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
                 assert b"appliance_jobs" in answer.read()
             self.seconds.append(time.monotonic() - began)
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
+            # The last: it was killed while it answered.
             return
 
     def drop(self, name: str) -> None:
