@@ -1,12 +1,12 @@
 """A stand-in for the heavy stages, started as the real ones are: `python fake_stage.py STAGE JOB_DIR`.
 
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
-`sleep` works until it is asked to stop, `crash once` and `sleep once` only the first time, `reject` refuses the input,
-`wait` says that the network is away, `lose` loses the GPU once and is aborted over it, `fail` fails with a class,
-`ignore` works on and does not listen to SIGTERM, `talk` reports all the time, `family` has a child of its own, `need N`
-runs out of memory while the plan's micro-batch is above N. Without a word it succeeds, with the `verdict` that the row
-names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the result holds one that can be pushed. `plan` is an
-object of what it leaves in `plan.json`.
+`sleep` works until it is asked to stop, `nap` for some seconds at most, `crash once` and `sleep once` only the first
+time, `reject` refuses the input, `wait` says that the network is away, `lose` loses the GPU once and is aborted over
+it, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM, `talk` reports all the time, `family`
+has a child of its own, `need N` runs out of memory while the plan's micro-batch is above N. Without a word it
+succeeds, with the `verdict` that the row names. With `"adapter"` (the `hub.repo` of its recipe, or nothing) the
+result holds one that can be pushed. `plan` is an object of what it leaves in `plan.json`.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ RESULTS = {
 }
 RECIPE = {"gradient_checkpointing": "auto", "hub": {"push": None}}
 PLAN = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS, NAP_SECONDS = 120, 4
 
 
 def main() -> int:
@@ -99,14 +99,15 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
             return need(int(number), stage, job_dir)
         case "family":
             subprocess.Popen(["sleep", str(DEADLINE_SECONDS)])
-            return sleep(stop=True)
-        case "sleep" | "ignore" | "talk" | "save":
+            return sleep(DEADLINE_SECONDS, stop=True)
+        case "sleep" | "nap" | "ignore" | "talk" | "save":
             return work(what, job_dir.stage(stage))
     return 0
 
 
 def work(what: str, folder: Path) -> int:
-    code = sleep(stop=what != "ignore", report=ProgressWriter(folder) if what == "talk" else None)
+    seconds = NAP_SECONDS if what == "nap" else DEADLINE_SECONDS
+    code = sleep(seconds, stop=what != "ignore", report=ProgressWriter(folder) if what == "talk" else None)
     if what == "save":
         write_checkpoint(folder / "checkpoints", Standing(step=5, loss=1.0), {"optimizer.pt": lambda: b"state"})
     return code
@@ -141,10 +142,10 @@ def lose(stage: Stage, job_dir: JobDir) -> int:
     return 1
 
 
-def sleep(*, stop: bool, report: ProgressWriter | None = None) -> int:
+def sleep(seconds: float, *, stop: bool, report: ProgressWriter | None = None) -> int:
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(stop))
-    end = time.monotonic() + DEADLINE_SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end and not (stopped and stopped[0]):
         time.sleep(0.02)
         if report is not None:

@@ -30,7 +30,7 @@ from tests.small_disk import small_disk
 # What the scripts of the jobs may make a stage do; most jobs do nothing special.
 SCRIPTS = [
     *({}, {}, {}, {"check": "reject"}, {"train": "fail"}, {"train": "crash once"}, {"verify": "crash once"}),
-    *({"train": "need 2"}, {"priority": "high"}, {"fetch": "sleep once"}),
+    *({"train": "need 2"}, {"priority": "high"}, {"fetch": "nap once"}),
 ]
 SECONDS_A_JOB = 30.0
 DEADLINE_SECONDS = 120.0
