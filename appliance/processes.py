@@ -136,7 +136,7 @@ def _cache_folders(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "XDG_CACHE_HOME": str(cache),
         "HF_HOME": environment.get("HF_HOME", str(cache / "huggingface")),
         "TRITON_CACHE_DIR": str(cache / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "UNSLOTH_COMPILE_LOCATION": str(cache / "unsloth"),
         "MPLCONFIGDIR": str(cache / "matplotlib"),
         "HF_HUB_DISABLE_TELEMETRY": "1",

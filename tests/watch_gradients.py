@@ -17,7 +17,7 @@ from appliance.stages.training.prepared import Prepared
 
 def watch(job: Path) -> dict[str, Any]:
     """Train, and tell what was seen."""
-    prepare_environment(Settings.load())
+    prepare_environment(Settings(state=job.parent / "state"))
     from appliance.stages.training.model import load_model
     from appliance.stages.training.sft import make_trainer
 
