@@ -63,8 +63,8 @@ def test_the_machine_is_looked_at_once_for_all_who_wait(box):
     looks = []
     box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: looks.append("free") or 31 * GB)
     box.drop("a.jsonl", plan=plan(needs=44 * GB))
-    box.drop("b.jsonl", plan=plan(needs=45 * GB))
     assert "needs 44.0 GB" in waits_for(box, Waiting.MEMORY, 1).waiting_detail
+    box.drop("b.jsonl", plan=plan(needs=45 * GB))
     box.turn_until(lambda: (box.appliance.places.jobs / "0002-b" / "prepare" / "result.json").exists())
     box.shift += 10
     looks.clear()

@@ -151,6 +151,8 @@ def test_an_idle_daemon_is_small_and_quiet(served: Served):
 def test_a_dataset_with_a_recipe_comes_back_as_an_adapter_with_everything_beside_it(served: Served):
     served.put("parcels.yaml", RECIPE.format(steps=6))
     served.put("parcels.jsonl", rows(60))
+    # Copies of what is ready at once end in any order.
+    served.wait_for(lambda: not (served.inbox / "parcels.jsonl").exists())
     served.put("second.yaml", RECIPE.format(steps=2))
     served.put("second.jsonl", rows(40, first=500))
     result = served.result("0001-parcels")
