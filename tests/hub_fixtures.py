@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.box import Box, fake_but_push
 from tests.local_hub import LocalHub, serve
 from tests.published import ORG, WRITE, Published, Pusher, publish
 
@@ -14,6 +15,22 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
     with serve() as hub:
         hub.user(WRITE, **{ORG: "write"})
         yield hub
+
+
+@pytest.fixture
+def hub_in_reach(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    """The Hub that stages and commands find."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("APPLIANCE_HUB_ORG", ORG)
+    return hub
+
+
+@pytest.fixture
+def pushing(tmp_path: Path, hub_in_reach: LocalHub) -> Iterator[Box]:
+    """An appliance that pushes to that Hub."""
+    box = Box(tmp_path, command=fake_but_push, hub_org=ORG, hub_token=WRITE)
+    yield box
+    box.stop()
 
 
 @pytest.fixture

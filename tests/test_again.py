@@ -20,10 +20,12 @@ from appliance.job import Job, JobState, Outcome, Push, Role, Stage, move
 from appliance.job_dir import JobDir
 from appliance.processes import start_stage
 from appliance.pushing import own_repository
-from tests.box import DEADLINE_SECONDS, Box, fake_but_push
+from tests.box import DEADLINE_SECONDS, Box
 from tests.door import Door
 from tests.local_hub import Asked, LocalHub, serve
 from tests.published import ORG, WRITE
+
+pytest_plugins = "tests.hub_fixtures"
 
 CANARY = "canary-7f3a9c"
 
@@ -353,23 +355,6 @@ def test_nothing_is_deleted_here_while_the_hub_keeps_it(box: Box, tmp_path: Path
     assert way_out in done.stderr
     assert (box.outbox / job.id).is_dir()
     assert box.job(1) is not None
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    with serve() as hub:
-        hub.user(WRITE, **{ORG: "write"})
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("APPLIANCE_HUB_ORG", ORG)
-        yield hub
-
-
-@pytest.fixture
-def pushing(tmp_path: Path, hub: LocalHub) -> Iterator[Box]:
-    """An appliance that pushes to that Hub."""
-    box = Box(tmp_path, command=fake_but_push, hub_org=ORG, hub_token=WRITE)
-    yield box
-    box.stop()
 
 
 @pytest.mark.parametrize("shared", ["", "support"], ids=["of its own", "shared"])

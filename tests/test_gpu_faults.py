@@ -86,5 +86,6 @@ def test_a_job_that_was_planned_for_a_gpu_is_not_trained_without(monkeypatch: py
 
 
 def test_a_torch_without_cuda_beside_a_gpu_is_somebodys_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     require_gpu("gpu")

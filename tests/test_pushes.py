@@ -23,26 +23,16 @@ from appliance.pushing import (
     push_error,
 )
 from tests.box import Box, fake_but_push, fake_command
-from tests.local_hub import serve
 from tests.published import ORG, WRITE
+
+pytest_plugins = "tests.hub_fixtures"
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    with serve() as hub:
-        hub.user(WRITE, **{ORG: "write"})
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("APPLIANCE_HUB_ORG", ORG)
-        yield hub
-
-
-@pytest.fixture
-def box(tmp_path: Path):
-    box = Box(tmp_path, command=fake_but_push, hub_org=ORG, hub_token=WRITE)
-    yield box
-    box.stop()
+def box(pushing: Box) -> Box:
+    return pushing
 
 
 @pytest.fixture
@@ -145,7 +135,7 @@ def test_a_repository_that_turns_public_raises_the_alarm(hub, box):
     assert counters(box, "hub_pushes_total") == {"blocked": 1.0}
 
 
-def test_without_a_token_what_is_pending_stays_pending(hub, tmp_path):
+def test_without_a_token_what_is_pending_stays_pending(hub_in_reach, tmp_path):
     box = Box(tmp_path, command=fake_but_push, hub_org=ORG)
     box.drop(adapter="")
     box.ended()
