@@ -48,7 +48,8 @@ class Box:
         (root / "recipes" / "default.yaml").write_text("base_model: demo\n")
         folders = {name: root / name for name in ("inbox", "outbox", "recipes", "state", "models")}
         quick = {"quiet_seconds": 0, "pair_seconds": 0, "scan_seconds": 0.02}
-        self.settings = Settings(**{**folders, **quick, **settings})  # type: ignore[arg-type]
+        # However full the disk of this machine is.
+        self.settings = Settings(**{**folders, **quick, "disk_reserve_gb": 0, **settings})  # type: ignore[arg-type]
         self.inbox, self.outbox = root / "inbox", root / "outbox"
         self.shift = 0.0
         self.reading = reading

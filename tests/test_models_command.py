@@ -30,7 +30,6 @@ def settings(tmp_path, monkeypatch) -> Settings:
     folders = {name: tmp_path / name for name in ("state", "models", "recipes", "inbox", "outbox")}
     for name, folder in folders.items():
         monkeypatch.setenv(f"APPLIANCE_{name.upper()}", str(folder))
-    monkeypatch.setenv("APPLIANCE_DISK_RESERVE_GB", "0")
     return Settings.load()
 
 

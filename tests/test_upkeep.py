@@ -31,7 +31,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
     """An appliance whose state folder lies on a disk of 64 MB."""
     (tmp_path / "state").mkdir()
     with small_disk(tmp_path / "state", 64 * MB):
-        box = Box(tmp_path, disk_reserve_gb=0)
+        box = Box(tmp_path)
         yield box
         box.stop()
 
@@ -142,7 +142,8 @@ def test_a_disk_that_became_read_only_is_a_trouble_that_passes(tmp_path: Path, b
         assert (tmp_path / "ballast").exists() is ballast
 
 
-def test_the_reserve_leaves_a_small_disk_something(tmp_path: Path):
+def test_the_reserve_leaves_a_small_disk_something(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("APPLIANCE_DISK_RESERVE_GB")
     with small_disk(tmp_path, 4 * MB):
         space = space_of(tmp_path)
         assert reserve_bytes(Settings(), space) == int(0.05 * space.size_bytes)
