@@ -2,6 +2,8 @@
 .PHONY: help install tools demo check test soak lock demo-model secrets image test-container
 
 bin := .venv/bin
+# Tests at a time: a whole file each, as its tests share what was trained for them.
+WORKERS ?= 2
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +26,8 @@ check: tools ## Lint, format, types, which layer may import which, and known vul
 	@requirements/audit.sh
 
 test: check ## What CI runs: the checks and every test but the long ones (PYTEST_ARGS="-k labels" picks some)
-	@$(bin)/python -m pytest -m "not soak and not container" $(PYTEST_ARGS)
+	@$(bin)/python -m pytest -m "not soak and not container" -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 soak: tools ## The long tests: every crash point, hundreds of jobs, gigabyte files
 	@$(bin)/python -m pytest -m soak $(PYTEST_ARGS)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-SEED = pytest.StashKey[int]()
 PR_SET_CHILD_SUBREAPER = 36
 ORPHAN_SECONDS = 30.0
 
@@ -20,8 +19,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # Whoever loses its parent becomes a child of ours, and can be seen.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    seed = config.getoption("--seed")
-    config.stash[SEED] = random.randrange(2**32) if seed is None else seed
+    if config.option.seed is None:
+        # As an option it reaches the workers of pytest-xdist, too.
+        config.option.seed = random.randrange(2**32)
     for name in [name for name in os.environ if name.startswith(("APPLIANCE_", "HF_"))]:
         del os.environ[name]
     # However full the disk of this machine is: what keeps a reserve free is tried with disks of its own.
@@ -29,13 +29,13 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    terminalreporter.write_line(f"seed of the randomised tests: {config.stash[SEED]} (repeat with --seed)")
+    terminalreporter.write_line(f"seed of the randomised tests: {config.option.seed} (repeat with --seed)")
 
 
 @pytest.fixture
 def rng(request) -> random.Random:
     """Chance of this test's own: the same for the same seed, whichever other tests run."""
-    return random.Random(f"{request.config.stash[SEED]} {request.node.nodeid}")
+    return random.Random(f"{request.config.option.seed} {request.node.nodeid}")
 
 
 @pytest.fixture(scope="session")
