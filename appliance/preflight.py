@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.disk import GB, Space, reserve_bytes, space_of
+from appliance.disk import Space, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.settings import Settings
+from appliance.settings import PREFIX, Settings
+from appliance.texts.wording import size
 
 # Kept at once: the newest two, the last finite one, the best, and the one that is being written.
 CHECKPOINTS_AT_ONCE: Final = 5
@@ -27,7 +28,7 @@ def lacks_room(job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: S
         return None
     needs, space = needed_bytes(job, stage, job_dir), space_of(state)
     reserve = reserve_bytes(settings, space)
-    return None if _fits(needs, reserve, space) else (Waiting.DISK, _words(needs, reserve, space))
+    return None if _fits(needs, reserve, space) else (Waiting.DISK, little_room("this", needs, reserve, space))
 
 
 def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
@@ -54,8 +55,10 @@ def _fits(needs: int, reserve: int, space: Space) -> bool:
     return space.free_bytes >= needs + reserve and space.free_files >= FEW_FILES
 
 
-def _words(needs: int, reserve: int, space: Space) -> str:
+def little_room(what: str, needs: int, reserve: int, space: Space) -> str:
+    """How much there is on the disk of the state folder, and how much `what` needs beside the reserve."""
     if space.free_files < FEW_FILES:
         return f"the disk of the state folder has room for {space.free_files} more files only"
-    free = f"the disk of the state folder has {space.free_bytes / GB:.1f} GB free"
-    return f"{free}; this needs {needs / GB:.1f} GB, and {reserve / GB:.1f} GB are kept in reserve"
+    free = f"the disk of the state folder has {size(space.free_bytes)} free"
+    kept = f", and {size(reserve)} are kept in reserve ({PREFIX}DISK_RESERVE_GB)" if reserve else ""
+    return f"{free}; {what} needs {size(needs)}{kept}"

@@ -8,7 +8,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance import intake
 from appliance.copying import ChangedWhileCopying, Copied, copy_in
@@ -205,7 +205,7 @@ class Reception:
         self.no_room = None
         large = sum(not small for _, small in self._copying.values())
         free = {True: SMALL_COPIES - (len(self._copying) - large), False: LARGE_COPIES - large}
-        for drop in self.drops if any(free.values()) else ():
+        for index, drop in enumerate(self.drops if any(free.values()) else ()):
             paths = tuple(path for path, _ in drop.files)
             if drop.state is not DropState.READY or not all(path in self._sightings for path in paths):
                 continue
@@ -216,6 +216,7 @@ class Reception:
             size = sum(entry.size for entry in entries.values() if entry.size <= self._rules.max_bytes)
             if (no_room := self._lacks_room_for(size)) is not None:
                 self.no_room = no_room
+                self.drops[index] = replace(drop, why="waits for room on the disk")
                 continue
             free[small] -= 1
             self._copying[paths] = self._submit_copy(drop, entries), small

@@ -14,7 +14,7 @@ from appliance.names import printable
 from appliance.progress import how_far
 from appliance.running import Running
 from appliance.settings import Settings
-from appliance.settling import Drop, DropState
+from appliance.settling import Drop
 from appliance.store import Store
 from appliance.texts.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
 from appliance.view import View
@@ -143,8 +143,7 @@ def inbox_rows(view: View) -> tuple[InboxRow, ...]:
 
 
 def _inbox_row(drop: Drop) -> InboxRow:
-    why = "is being copied" if drop.state is DropState.READY else drop.why
-    return InboxRow(printable(drop.name), drop.state, why)
+    return InboxRow(printable(drop.name), drop.state, drop.why or "is being copied")
 
 
 def troubles_of(view: View) -> list[str]:

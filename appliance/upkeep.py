@@ -9,7 +9,7 @@ from appliance.database import DailyBackup, LockedError, explain
 from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.preflight import lacks_room
+from appliance.preflight import lacks_room, little_room
 from appliance.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class Upkeep:
     def lacks_room_for(self, size: int) -> str | None:
         """Why a drop of `size` bytes is not taken in now; None when there is room for it."""
         space = space_of(self._state)
-        free, keep_free = space.free_bytes, reserve_bytes(self._settings, space) + NOTHING_FREE_BYTES
-        if self._ballast.is_there and free >= size + keep_free:
+        needs, reserve = size + NOTHING_FREE_BYTES, reserve_bytes(self._settings, space)
+        if self._ballast.is_there and space.free_bytes >= needs + reserve:
             return None
-        return f"the disk of the state folder has {free / 1e9:.1f} GB free: too little to take in {size / 1e9:.1f} GB"
+        return little_room("taking in what lies in the inbox", needs, reserve, space)
 
     def close(self) -> None:
         self._backup.wait(EVERY_SECONDS)

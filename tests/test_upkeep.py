@@ -51,7 +51,7 @@ def test_a_job_waits_for_room_says_how_much_and_goes_on_by_itself(box: Box):
     box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.DISK)
     job = box.job(1)
     assert job is not None
-    assert "this needs 0.0 GB" in job.waiting_detail
+    assert "; this needs " in job.waiting_detail
     assert not (box.appliance.places.jobs / "0001-support" / "prepare").exists()
     film.unlink()
     assert box.ended().state is JobState.SUCCEEDED
@@ -79,7 +79,8 @@ def test_a_drop_that_does_not_fit_stays_in_the_inbox_until_it_does(box: Box):
     film = fill(box.settings.state, leave=MB)
     box.drop("large.jsonl", pad="x" * 3 * MB)
     status = box.outbox / "STATUS.md"
-    box.turn_until(lambda: status.exists() and "too little to take in" in status.read_text())
+    box.turn_until(lambda: status.exists() and "waits for room on the disk" in status.read_text())
+    assert "taking in what lies in the inbox needs 4.0 MB" in status.read_text()
     assert (box.inbox / "large.jsonl").exists()
     film.unlink()
     box.turn_until(lambda: box.job(1) is not None)

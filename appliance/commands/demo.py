@@ -22,11 +22,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from appliance.commands.follow import Follower
+from appliance.disk import space_of
 from appliance.errors import ApplianceError
 from appliance.job import ENDED, Job, JobState
 from appliance.outbox import find_result
 from appliance.settings import PREFIX
 from appliance.store import DATABASE, Store
+from appliance.texts.wording import size
 
 SAMPLE: Final = ("support-tickets.jsonl", "support-tickets.yaml")
 FOLDERS: Final = ("inbox", "outbox", "recipes", "state", "models")
@@ -34,6 +36,8 @@ DEADLINE_SECONDS: Final = 900.0
 STOP_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.2
 ANSWERS_SHOWN: Final = 3
+# What it writes and what its stages ask for, with room to spare.
+NEEDED_BYTES: Final = 500 * 10**6
 
 
 class DemoError(ApplianceError):
@@ -45,6 +49,12 @@ def demo(keep: Path | None) -> None:
     root = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="appliance-demo-"))
     for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
+    free = space_of(root).free_bytes
+    if free < NEEDED_BYTES:
+        raise DemoError(
+            f"{root} has {size(free)} free, and the demo needs {size(NEEDED_BYTES)}",
+            hint="Make room there, or name a folder on another disk with --keep.",
+        )
     console = Console(highlight=False)
     console.print(f"An appliance starts on folders of its own: [bold]{escape(str(root))}[/bold]", soft_wrap=True)
     with _daemon(root) as daemon:
@@ -62,6 +72,8 @@ def _daemon(root: Path) -> Iterator[subprocess.Popen[bytes]]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {f"{PREFIX}{name.upper()}": str(root / name) for name in FOLDERS}
     ours |= {f"{PREFIX}LISTEN": "127.0.0.1:0", f"{PREFIX}QUIET_SECONDS": "1", f"{PREFIX}SCAN_SECONDS": "0.5"}
+    # A reserve is for the work of months, and the demo's folders go with it.
+    ours[f"{PREFIX}DISK_RESERVE_GB"] = "0"
     with (root / "daemon.log").open("ab") as log:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "appliance", "serve"], cwd=root, env=inherited | ours, stdout=log, stderr=log

@@ -8,10 +8,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from appliance.job import Job, Stage
+from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import read_progress
 from appliance.progress import Progress as StageProgress
 from appliance.progress import how_far
+from appliance.texts.board import WAITS
 from appliance.texts.wording import duration, rate
 
 
@@ -32,6 +33,7 @@ class Follower:
         )
         self._task: TaskID | None = None
         self._stage: Stage | None = None
+        self._why = ""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -44,6 +46,10 @@ class Follower:
 
     def show(self, job: Job) -> None:
         """Bring the picture up to date."""
+        why = why_waiting(job)
+        if why and why != self._why:
+            self._console.print(why, markup=False, soft_wrap=True)
+        self._why = why
         if job.stage is not None and job.stage is not self._stage:
             self._begin(job.stage)
         if self._task is not None and self._stage is not None:
@@ -59,6 +65,11 @@ class Follower:
         self._task = self._bar.add_task("", total=100, stage=stage, how_far="")
         if not sys.stderr.isatty():
             self._console.print(f"{stage} …")
+
+
+def why_waiting(job: Job) -> str:
+    """What a job waits for besides its turn, in one line; empty when nothing holds it."""
+    return "" if job.waiting is Waiting.NONE else f"{WAITS[job.waiting]}: {job.waiting_detail}"
 
 
 def how_it_goes(progress: StageProgress) -> str:

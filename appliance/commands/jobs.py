@@ -8,16 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from appliance.commands.follow import how_it_goes
+from appliance.commands.follow import how_it_goes, why_waiting
 from appliance.commands.state import find_job, open_state
-from appliance.job import Job, JobState, Outcome, Push, Waiting
+from appliance.job import Job, JobState, Outcome, Push
 from appliance.job_dir import job_to_json, read_progress
 from appliance.outbox import find_result
 from appliance.places import Places
 from appliance.progress import Progress
 from appliance.push_store import PushRow, PushStore
 from appliance.settings import Settings
-from appliance.texts.board import WAITS
 from appliance.texts.wording import PUSHES, VERDICTS, plural
 
 LISTED = 50
@@ -129,7 +128,7 @@ def _state(job: Job) -> str:
 
 
 def _message(job: Job) -> str:
-    return job.message or ("" if job.waiting is Waiting.NONE else f"{WAITS[job.waiting]}: {job.waiting_detail}")
+    return job.message or why_waiting(job)
 
 
 def _progress(job: Job, settings: Settings) -> Progress:
