@@ -95,7 +95,11 @@ class Notifier:
                     receiver.tell(message)
 
     def _count(self, event: Notice, outcome: str) -> None:
-        self._store.count("notifications_total", {"event": event, "outcome": outcome})
+        try:
+            self._store.count("notifications_total", {"event": event, "outcome": outcome})
+        except sqlite3.Error as error:
+            # The next message matters more than the count of this one: a full disk is when people must hear of it.
+            logger.warning("a notification (%s, %s) could not be counted: %s", event, outcome, error)
 
     def _ended(self, marks: dict[str, str]) -> Iterator[Message]:
         finished, number = json.loads(self._store.fact(CURSOR) or "[0, 0]")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -122,19 +123,19 @@ def test_a_lock_in_the_middle_of_the_work_ends_nothing(box: Box, caplog: pytest.
     assert len(list((box.settings.state / "jobs").iterdir())) == 1
 
 
-def test_a_database_that_may_not_be_written_is_refused_with_what_to_do(database: Path):
-    database.chmod(0o444)
-    for folder in [database.parent, *database.parents]:
-        if folder.name.startswith(("pytest", "test")):
-            folder.chmod(0o555)
-    with not_as_root(), pytest.raises(StoreError, match="cannot be written") as caught:
-        open_database(database)
+def test_a_database_that_may_not_be_written_is_refused_with_what_to_do():
+    # The folders of tests belong to whoever runs them: another user may not even look into them.
+    with tempfile.TemporaryDirectory() as name:
+        database = Path(name) / DATABASE
+        Store(database).close()
+        database.chmod(0o444)
+        database.parent.chmod(0o555)
+        with not_as_root(), pytest.raises(StoreError, match="cannot be written") as caught:
+            open_database(database)
+        database.parent.chmod(0o755)
     hint = caught.value.hint or ""
     assert str(database.parent) in hint
     assert f"Let user {65534 if os.geteuid() == 0 else os.geteuid()} write" in hint
-    for folder in [database.parent, *database.parents]:
-        if folder.name.startswith(("pytest", "test")):
-            folder.chmod(0o755)
 
 
 def test_a_state_folder_with_jobs_and_without_a_database_never_starts_empty(box: Box):

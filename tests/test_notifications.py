@@ -181,6 +181,17 @@ def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog,
     until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
 
 
+def test_messages_go_on_when_they_cannot_be_counted(desk, listener, caplog):
+    uncountable = "BEFORE INSERT ON counters WHEN NEW.name = 'notifications_total' BEGIN SELECT RAISE(FAIL, 'full'); END"
+    desk.store.connection.execute(f"CREATE TRIGGER uncountable {uncountable}")
+    desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
+    until(lambda: "a notification (failed, sent) could not be counted: full" in caplog.text)
+    desk.store.connection.execute("DROP TRIGGER uncountable")
+    desk.end(2, Outcome.FAILED, failure=FailureClass.STALLED)
+    until(lambda: desk.told(Notice.FAILED, "sent") == 1)
+    assert len(listener.heard) == 2
+
+
 def test_many_at_once_are_one_message(tmp_path):
     desk = Desk(tmp_path)
     for number in range(1, 61):
