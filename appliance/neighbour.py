@@ -4,6 +4,7 @@
 are a few of them, and after the last one the work goes on all the same. Whether there is enough memory is asked anyway.
 """
 
+import http.client
 import json
 import logging
 import threading
@@ -130,8 +131,11 @@ def post_json(url: str, body: bytes) -> None:
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     if request.type not in ("http", "https"):
         raise ValueError("the address does not begin with http:// or https://")
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
-        return
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
+            return
+    except http.client.HTTPException as error:
+        raise OSError("what it answered is no HTTP") from error
 
 
 def _reason(error: Exception) -> str:

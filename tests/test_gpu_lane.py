@@ -1,5 +1,6 @@
 """Who gets the GPU and when: hours, priorities, a server by day, memory that comes back, a GPU that is missing."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,21 @@ def test_an_address_that_is_none_is_like_a_server_that_is_gone():
     neighbour = Neighbour("file:///etc/passwd", None, pause_seconds=0.0)
     until(neighbour.take)
     assert neighbour.failures == 1
+
+
+def test_a_server_that_speaks_no_http_is_like_one_that_is_gone(caplog: pytest.LogCaptureFixture):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        neighbour = Neighbour("http://{}:{}/".format(*server.getsockname()), None, pause_seconds=0.0)
+        neighbour.take()
+        for _ in range(TRIES):
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"nonsense\r\n\r\n")
+        until(neighbour.take)
+    assert neighbour.failures == 1
+    assert caplog.text.count("what it answered is no HTTP") == TRIES
 
 
 def test_the_address_stands_in_no_log(caplog: pytest.LogCaptureFixture):

@@ -182,8 +182,10 @@ def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog,
 
 
 def test_messages_go_on_when_they_cannot_be_counted(desk, listener, caplog):
-    uncountable = "BEFORE INSERT ON counters WHEN NEW.name = 'notifications_total' BEGIN SELECT RAISE(FAIL, 'full'); END"
-    desk.store.connection.execute(f"CREATE TRIGGER uncountable {uncountable}")
+    desk.store.connection.execute(
+        "CREATE TRIGGER uncountable BEFORE INSERT ON counters WHEN NEW.name = 'notifications_total' "
+        "BEGIN SELECT RAISE(FAIL, 'full'); END"
+    )
     desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
     until(lambda: "a notification (failed, sent) could not be counted: full" in caplog.text)
     desk.store.connection.execute("DROP TRIGGER uncountable")
