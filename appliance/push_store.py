@@ -1,8 +1,9 @@
 """What is known of each job's push: attempts, when the next one is due, how the last one ended. Survives restarts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from appliance.job import Push
 from appliance.processes import boot_id, runs
 from appliance.pushing import Pending, PushError, PushResult
 from appliance.store import Store
@@ -51,6 +52,29 @@ class PushStore:
         """Whether the process that was noted for a push runs at this moment."""
         row = self.row(number)
         return row.pid is not None and row.boot_id == boot_id() and runs(row.pid, row.pid_started or 0)
+
+    def call_off(self, number: int) -> Push | None:
+        """Let no push of a job begin any more, and say what its push was. None, and no change, while one is at work.
+
+        One whose process starts at this very moment is ended at once by whoever started it.
+        """
+        with self._store.transaction():
+            job = self._store.job(number)
+            if job is None or self.is_at_work(number):
+                return None
+            self._store.save(replace(job, push=Push.OFF))
+        return job.push
+
+    def take_up_again(self, number: int, push: Push) -> None:
+        """What was called off is as it was."""
+        with self._store.transaction():
+            job = self._store.job(number)
+            if job is not None:
+                self._store.save(replace(job, push=push))
+
+    def is_called_off(self, number: int) -> bool:
+        job = self._store.job(number)
+        return job is None or job.push is Push.OFF
 
     def pending(self, number: int, *, repository: str | None) -> Pending:
         """A pending push as `next_push` wants it; `repository` is the shared one that it goes to."""

@@ -107,9 +107,10 @@ class Pushes:
             self._hurry(running, now)
             return
         self.running = None
-        job = self._store.job(running.job.number) or running.job
         with self._store.transaction():
-            self._end(job, running, code, seconds=now - running.began, wall=wall)
+            job = self._store.job(running.job.number)
+            if job is not None and job.push is not Push.OFF:
+                self._end(job, running, code, seconds=now - running.began, wall=wall)
 
     def stop(self, now: float) -> None:
         """Ask the push to stop. Nothing is lost: the next one goes on from what is on the Hub."""
@@ -132,14 +133,20 @@ class Pushes:
             return
         (job_dir.stage(Stage.PUSH) / "failure.json").unlink(missing_ok=True)
         next_try = wall + pause_seconds(pending.attempts + 1)
-        attempt = self._rows.begin(job.number, next_try=next_try, boot_id=self._boot_id)
         # For a shared repository nothing else tells that something of this job may be there.
         goes_to = {"repository": f"{self._hub_org}/{pending.repository}"} if pending.repository else {}
-        self._store.note(job.number, "push_started", now=wall, attempt=attempt, **goes_to)
+        with self._store.transaction():
+            if self._rows.is_called_off(job.number):
+                return
+            attempt = self._rows.begin(job.number, next_try=next_try, boot_id=self._boot_id)
+            self._store.note(job.number, "push_started", now=wall, attempt=attempt, **goes_to)
         process = self._start(Stage.PUSH, job_dir)
         pid_started = processes.started_at(process.pid) or 0
         self._rows.note_process(job.number, pid=process.pid, pid_started=pid_started)
         self.running = RunningPush(job, process, now)
+        if self._rows.is_called_off(job.number):
+            # Before its process was noted, and could be seen by whoever deletes the job.
+            process.kill()
         logger.info("push started, attempt %d", attempt, extra={"job": job.id})
 
     def _hurry(self, running: RunningPush, now: float) -> None:

@@ -18,12 +18,15 @@ from appliance.hub.intentions import Intentions
 from appliance.intake import EarlierRows
 from appliance.job import Job, JobState, Outcome, Push, Role, Stage, move
 from appliance.job_dir import JobDir
-from appliance.processes import start_stage
+from appliance.processes import StageProcess, boot_id, start_stage
+from appliance.push_store import PushStore
+from appliance.pushes import Pushes
 from appliance.pushing import own_repository
 from tests.box import DEADLINE_SECONDS, Box
 from tests.door import Door
 from tests.local_hub import Asked, LocalHub, serve
 from tests.published import ORG, WRITE
+from tests.waiting import until
 
 pytest_plugins = "tests.hub_fixtures"
 
@@ -397,6 +400,45 @@ def test_a_job_is_not_deleted_while_its_push_runs(hub: LocalHub, pushing: Box):
     pushing.start()
     pushing.turn_until(lambda: push_of(pushing, 1) is Push.PUSHED, seconds=90)
     assert command(pushing, "delete", "1").returncode == 0
+
+
+def hold(stage: Stage, job: Path) -> list[str]:
+    return [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_a_push_that_begins_while_its_job_is_deleted_is_ended_and_leaves_nothing(tmp_path: Path):
+    box = Box(tmp_path, hub_org=ORG, hub_token=WRITE)
+    gone: list[subprocess.CompletedProcess[str]] = []
+    started: list[StageProcess] = []
+
+    def start(stage: Stage, job_dir: JobDir) -> StageProcess:
+        # Between its start and the moment at which it can be seen.
+        started.append(start_stage(stage, job_dir, box.settings, command=hold))
+        words = [sys.executable, "-m", "appliance", "delete", "1"]
+        gone.append(subprocess.run(words, env=environment(box), cwd=tmp_path, capture_output=True, text=True))
+        return started[-1]
+
+    box.drop(verdict="no_better")
+    assert box.ended(1).push is Push.WITHHELD
+    store = box.appliance.store
+    pushes = Pushes(store, box.settings, job_dir=box.appliance.pipeline.dir, start=start, boot_id=boot_id())
+    pushes.ask(1, wall=0.0)
+    pushes.start(0.0, wall=1.0)
+    assert (gone[0].returncode, box.job(1)) == (0, None), gone[0].stderr
+    until(lambda: started[0].poll() is not None)
+    pushes.reap(0.0, wall=1.0)
+    assert (pushes.running, store.pending_pushes(), store.events(1), PushStore(store).working()) == (None, [], [], [])
+    box.stop()
+
+
+def test_a_push_is_as_it_was_when_its_job_could_not_be_deleted(tmp_path: Path):
+    box = Box(tmp_path, hub_org=ORG, hub_token=WRITE)
+    box.drop(verdict="no_better")
+    box.ended(1)
+    box.appliance.store.note(1, "push_started", now=0.0, repository=f"{ORG}/shared")
+    assert command(box, "delete", "1", "--hub").returncode == 3
+    assert push_of(box, 1) is Push.WITHHELD
+    box.stop()
 
 
 # KEEP_DATASETS

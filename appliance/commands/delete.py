@@ -40,10 +40,16 @@ def delete(name: str, *, hub: bool) -> None:
     job = find_job(store, name)
     if job.state not in ENDED:
         raise StillActiveError(f"job {job.id} has not ended yet", hint=f"Run `appliance cancel {job.number}` first.")
-    if PushStore(store).is_at_work(job.number):
+    pushes = PushStore(store)
+    was = pushes.call_off(job.number)
+    if was is None:
         raise StillActiveError(f"job {job.id} is being pushed", hint="Wait for its end, or stop the appliance.")
-    # The Hub first: while the job is known here, what failed there can be tried again.
-    left_there = _delete_on_hub(job, store, settings) if hub else None
+    try:
+        # The Hub first: while the job is known here, what failed there can be tried again.
+        left_there = _delete_on_hub(job, store, settings) if hub else None
+    except BaseException:
+        pushes.take_up_again(job.number, was)
+        raise
     inbox = Inbox(settings.inbox.resolve(), store.fact("installation") or "")
     remains = delete_job(job, store, Places.of(settings), inbox, LabelCache.in_state(settings.state))
     print(f"job {job.id} was deleted: its files, rows, labels, checkpoints, samples, logs and results are gone")
