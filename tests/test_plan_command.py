@@ -114,6 +114,18 @@ def test_the_config_of_a_model_that_is_nowhere_here_comes_from_the_hub(capsys, t
     assert "only its config.json" in caught.value.hint
 
 
+def test_a_hub_that_drops_the_line_is_not_asked_again_while_somebody_waits(tmp_path, monkeypatch):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("base_model: org/tiny\n")
+    monkeypatch.setenv("APPLIANCE_ALLOWED_BASE_MODELS", "org/*")
+    with serve_models({"org/tiny": {"config.json": b"{}"}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.fault("HEAD", "", "drop")
+        with pytest.raises(NotReadyError, match="the Hub cannot be reached"):
+            plan(recipe, None, "128GB", as_json=True)
+        assert [asked.method for asked in hub.requests] == ["HEAD"]
+
+
 def test_a_65b_model_trains_under_48_gb():
     """The QLoRA paper's claim: at batch 1 and 512 tokens."""
     load = load_of(Recipe(base_model="org/model"), read_shape(LLAMA_65B), "gpu")

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi, hf_hub_download, set_client_factory, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    set_client_factory,
+    snapshot_download,
+)
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -101,6 +108,8 @@ def _download(repository: str, revision: str | None, keep_free_bytes: int) -> st
 def download_config(repository: str, revision: str | None, folder: str) -> str:
     """Fetch `config.json` alone, outside the cache: a snapshot that holds nothing else must not be taken for one."""
     token = os.environ.get("HF_TOKEN") or False
+    # The library tries five times, half a minute, before it says that there is no network: somebody may wait for this.
+    get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), token=token, timeout=TIMEOUT_SECONDS)
     hf_hub_download(repository, "config.json", revision=revision, token=token, local_dir=folder)
     return folder
 
