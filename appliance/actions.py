@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from appliance.job import ENDED, Job, JobState, Outcome, Push, Waiting
+from appliance.job import ENDED, Job, JobState, Outcome, Push, Role, Waiting
 
 JOB_ACTIONS: Final = ("cancel", "retry", "approve", "push")
 
@@ -32,3 +32,15 @@ def why_not(job: Job, action: str, *, hub: bool) -> str | None:
         case "push" if job.push is Push.PUSHED:
             return f"job {job.id} was pushed already"
     return None
+
+
+def why_not_with_recipe(job: Job) -> str | None:
+    """Why a job cannot be run again with another recipe, as a sentence; None when it can."""
+    return None if job.state in ENDED else f"job {job.id} has not ended yet"
+
+
+def why_not_with_library(job: Job) -> str | None:
+    """The same for a recipe of the library, which names no rows."""
+    if any(file.role is Role.DATASET for file in job.files):
+        return why_not_with_recipe(job)
+    return f"job {job.id} has no rows of its own: its recipe named them. Drop a recipe that names them, too"

@@ -34,6 +34,16 @@ class NewRecipe:
     text: bytes
 
 
+@dataclass(frozen=True)
+class LibraryRecipe:
+    """A recipe of the library to run a job again with, instead of whatever it had."""
+
+    name: str
+
+
+AnotherRecipe = NewRecipe | LibraryRecipe
+
+
 class Reruns:
     """Times are Unix seconds. `wake` is called from a thread when there is something for the loop to do."""
 
@@ -87,8 +97,10 @@ class Reruns:
         return jobs
 
 
-def recipe_in(request: Request) -> NewRecipe | None:
+def recipe_in(request: Request) -> AnotherRecipe | None:
     """The recipe that came with a request, if one did."""
+    if (library := request.arguments.get("library_recipe")) is not None:
+        return LibraryRecipe(str(library))
     text = request.arguments.get("recipe")
     if text is None:
         return None
@@ -96,7 +108,7 @@ def recipe_in(request: Request) -> NewRecipe | None:
     return NewRecipe(name, str(text).encode("utf-8", "surrogateescape"))
 
 
-def copy_back(job: Job, recipe: NewRecipe | None, places: Places, rows: EarlierRows) -> Copied:
+def copy_back(job: Job, recipe: AnotherRecipe | None, places: Places, rows: EarlierRows) -> Copied:
     """Copy the files of an ended job into private storage again. Raises OSError when our own storage fails."""
     problems: list[Problem] = []
     with staging_in(places.incoming) as staging:
@@ -107,7 +119,7 @@ def copy_back(job: Job, recipe: NewRecipe | None, places: Places, rows: EarlierR
 
 
 def _files_of(
-    job: Job, recipe: NewRecipe | None, staging: Path, rows: EarlierRows, problems: list[Problem]
+    job: Job, recipe: AnotherRecipe | None, staging: Path, rows: EarlierRows, problems: list[Problem]
 ) -> list[DroppedFile]:
     wanted = [file for file in job.files if recipe is None or file.role is not Role.RECIPE]
     found = [(file, path) for file in wanted if (path := rows.path_of(job, file)) is not None]
@@ -118,7 +130,7 @@ def _files_of(
         )
         problems.append(Problem("no_such_rows", message, Reason.DATASET_MISSING, found=job.id))
     files = copy_rows(found, staging, problems)
-    return [*files, _write_recipe(recipe, staging)] if recipe is not None else files
+    return [*files, _write_recipe(recipe, staging)] if isinstance(recipe, NewRecipe) else files
 
 
 def _write_recipe(recipe: NewRecipe, staging: Path) -> DroppedFile:
@@ -131,8 +143,10 @@ def _write_recipe(recipe: NewRecipe, staging: Path) -> DroppedFile:
     )  # fmt: skip
 
 
-def _library(job: Job, recipe: NewRecipe | None) -> str | None:
+def _library(job: Job, recipe: AnotherRecipe | None) -> str | None:
     """What the recipe inherits from: the folder's recipe again. No recipe inherits from `default.yaml`."""
+    if isinstance(recipe, LibraryRecipe):
+        return recipe.name
     had_recipe = any(file.role is Role.RECIPE for file in job.files)
     stands_alone = recipe is not None and not had_recipe and job.library_recipe == "default"
     return None if stands_alone else job.library_recipe

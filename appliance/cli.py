@@ -165,7 +165,12 @@ def approve(job: JobName) -> None:
 @app.command()
 def retry(
     job: JobName,
-    recipe: Annotated[Path | None, typer.Option(help="Another recipe for the same rows.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|NAME", help="Another recipe for the same rows: a file, or a library recipe by name."
+        ),
+    ] = None,
 ) -> None:
     """Run an ended job again, as a new job.
 

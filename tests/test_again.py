@@ -165,6 +165,29 @@ def test_a_job_runs_again_with_another_recipe(box: Box, tmp_path: Path):
     assert {file.role for file in job.files} == {Role.DATASET, Role.RECIPE}
 
 
+def test_a_job_runs_again_with_a_recipe_of_the_library(box: Box, tmp_path: Path):
+    (tmp_path / "recipes" / "short.yaml").write_text("base_model: demo\nmax_steps: 7\n")
+    put(box, "support.yaml", "base_model: demo\nmax_steps: 60\n")
+    box.drop("support.jsonl")
+    box.ended(1)
+    assert command(box, "retry", "1", "--recipe", "short").returncode == 0
+
+    job = box.ended(2)
+    assert (job.library_recipe, {file.role for file in job.files}) == ("short", {Role.DATASET})
+    assert "max_steps: 7" in JobDir(box.appliance.places.jobs / job.id).library_recipe.read_text()
+    assert dropped(box, 2).keys() == {"support.jsonl"}
+
+
+def test_a_library_recipe_that_is_gone_by_then_rejects_the_new_job_and_says_so(box: Box):
+    box.drop("support.jsonl")
+    box.ended(1)
+    box.appliance.store.ask("retry", "1", now=time.time(), library_recipe="gone")
+    box.turn_until(lambda: box.job(2) is not None)
+    (problem,) = problems(box, 2)
+    assert box.ended(2).outcome is Outcome.REJECTED
+    assert "gone.yaml cannot be read" in problem.message
+
+
 def test_what_cannot_be_run_again_is_refused_with_a_reason(box: Box, tmp_path: Path):
     box.drop("support.jsonl")
     box.ended(1)
@@ -175,6 +198,7 @@ def test_what_cannot_be_run_again_is_refused_with_a_reason(box: Box, tmp_path: P
         (("retry", "9"), "there is no job 9"),
         (("retry", "1", "--recipe", str(bad)), "did you mean num_train_epochs?"),
         (("retry", "1", "--recipe", str(tmp_path / "none.yaml")), "cannot be read"),
+        (("retry", "1", "--recipe", "fast"), "one of the library: default"),
     ):
         done = command(box, *words)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr

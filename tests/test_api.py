@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.job import Job, JobState, Outcome, Push, Stage, Waiting
+from appliance.job import DroppedFile, Job, JobState, Outcome, Push, Role, Stage, Waiting
 from appliance.progress import Progress
 from appliance.running import Running
 from tests.served import API_TOKEN, NOW, READ_TOKEN, VIEW, Client, Served
@@ -98,6 +98,46 @@ def test_an_action_is_written_down_for_the_loop(site, action):
     answer = site.client.post(f"/api/v1/jobs/7/{action}", **BEARER)
     assert (answer.status, answer.json()) == (202, {"asked": action, "target": "0007-support"})
     assert site.asked() == [(action, "7")]
+
+
+ROWS = DroppedFile("a.jsonl", Role.DATASET, "dropped/a.jsonl", 2, "0" * 64, "", 0, 0, 0)
+
+
+def test_a_job_is_trained_again_with_a_recipe_of_the_library(site):
+    site.store.save(replace(JOB, state=JobState.SUCCEEDED, outcome=Outcome.SUCCEEDED, files=(ROWS,)))
+    assert site.client.post("/api/v1/jobs/7/retry", **BEARER).status == 409
+    assert site.client.post("/api/v1/jobs/7/retry?recipe=demo", **BEARER).status == 202
+    (request,) = site.store.requests()
+    assert (request.action, request.target, request.arguments) == ("retry", "7", {"library_recipe": "demo"})
+
+
+@pytest.mark.parametrize(
+    ("action", "recipe", "files", "status", "says"),
+    [
+        ("retry", "fast", (ROWS,), 422, "there is no recipe fast; known: default, demo"),
+        ("retry", "../demo", (ROWS,), 422, "there is no recipe ../demo"),
+        ("push", "demo", (ROWS,), 422, "push takes no recipe"),
+        ("retry", "demo", (), 409, "has no rows of its own"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(site, action, recipe, files, status, says):
+    site.store.save(replace(JOB, state=JobState.FAILED, outcome=Outcome.FAILED, files=files))
+    answer = site.client.post(f"/api/v1/jobs/7/{action}?recipe={recipe}", **BEARER)
+    assert (answer.status, says in answer.json()["detail"]) == (status, True), answer.text
+    assert site.asked() == []
+
+
+def test_the_page_of_an_ended_job_offers_the_recipes_and_its_form_acts(site):
+    site.store.save(replace(JOB, state=JobState.SUCCEEDED, outcome=Outcome.SUCCEEDED, finished=NOW, files=(ROWS,)))
+    assert "Train again" not in site.client.get("/jobs/7").text
+    site.client.log_in()
+    page = site.client.get("/jobs/7").text
+    assert "<option>default</option>" in page
+    form = {"csrf": site.client.csrf("/jobs/7"), "recipe": "demo"}
+    assert site.client.post("/api/v1/jobs/7/retry", form | {"csrf": "0" * 64}, Accept="text/html").status == 403
+    answer = site.client.post("/api/v1/jobs/7/retry", form, Accept="text/html")
+    assert (answer.status, answer.headers["location"]) == (303, "/jobs/7")
+    assert [request.arguments for request in site.store.requests()] == [{"library_recipe": "demo"}]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])

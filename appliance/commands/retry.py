@@ -3,11 +3,12 @@
 import time
 from pathlib import Path
 
-from appliance.actions import why_not
+from appliance.actions import why_not, why_not_with_library, why_not_with_recipe
 from appliance.checking import Files, check_files
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError, InputError
-from appliance.job import ENDED, Job
+from appliance.job import Job
+from appliance.places import library_recipes
 from appliance.settings import Settings
 from appliance.sources import Source
 from appliance.store import Store
@@ -27,10 +28,14 @@ def retry(name: str, recipe: Path | None) -> None:
     """Ask the daemon to run a job again, and say which job it becomes."""
     store, settings = open_state()
     job = find_job(store, name)
-    reason = why_not(job, "retry", hub=False) if recipe is None else _why_not_with(job)
-    if reason is not None:
+    library = str(recipe) if recipe and _is_library(recipe, settings) else None
+    if reason := _why_not(job, recipe, library):
         raise CannotRetryError(reason, hint="`appliance jobs` lists the jobs and how they stand.")
-    arguments = {"recipe": _read(recipe, job, settings), "recipe_name": recipe.name} if recipe else {}
+    arguments: dict[str, str] = {}
+    if library is not None:
+        arguments = {"library_recipe": library}
+    elif recipe is not None:
+        arguments = {"recipe": _read(recipe, job, settings), "recipe_name": recipe.name}
     known = len(_runs(store, job))
     store.ask("retry", str(job.number), now=time.time(), **arguments)
     new = _wait_for_number(store, job, known)
@@ -40,8 +45,15 @@ def retry(name: str, recipe: Path | None) -> None:
         print(f"job {job.id} runs again as job {new}")
 
 
-def _why_not_with(job: Job) -> str | None:
-    return None if job.state in ENDED else f"job {job.id} has not ended yet"
+def _is_library(recipe: Path, settings: Settings) -> bool:
+    """Whether the name of a library recipe was given. A file of that name wins."""
+    return not recipe.exists() and str(recipe) in library_recipes(settings.recipes)
+
+
+def _why_not(job: Job, recipe: Path | None, library: str | None) -> str | None:
+    if library is not None:
+        return why_not_with_library(job)
+    return why_not(job, "retry", hub=False) if recipe is None else why_not_with_recipe(job)
 
 
 def _read(recipe: Path, job: Job, settings: Settings) -> str:
@@ -50,12 +62,16 @@ def _read(recipe: Path, job: Job, settings: Settings) -> str:
         with recipe.open("rb") as file:
             text = file.read(LARGEST + 1)
     except OSError as error:
-        raise CannotRetryError(f"{recipe} cannot be read: {error.strerror}", hint="Name a recipe file.") from error
+        raise CannotRetryError(f"{recipe} cannot be read: {error.strerror}", hint=_names(settings)) from error
     if job.library_recipe in (None, "default"):
         problems = check_files(Files(recipe=Source(recipe.name, recipe)), settings).problems
         if problems:
             raise InputError(problems)
     return text.decode("utf-8", "surrogateescape")
+
+
+def _names(settings: Settings) -> str:
+    return f"Name a recipe file, or one of the library: {', '.join(library_recipes(settings.recipes))}."
 
 
 def _runs(store: Store, job: Job) -> list[str]:

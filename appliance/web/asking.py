@@ -1,13 +1,14 @@
 """What can be asked for over the API: an action is written down, and the loop acts on it; an upload becomes a drop."""
 
 from functools import partial
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from appliance.actions import why_not
+from appliance.actions import why_not, why_not_with_library
+from appliance.names import printable
 from appliance.web.answers import AskedAnswer, DropAnswer
 from appliance.web.api import REFUSALS, job_finder
 from appliance.web.guards import CSRF_FIELD, check_proof, may_act, wants_page
@@ -42,12 +43,20 @@ def make_asking(site: Site) -> APIRouter:
     uploads = Uploads(site)
 
     @api.post("/jobs/{id}/{action}", status_code=202, response_model=AskedAnswer, summary="Ask for an action")
-    async def act(id: str, action: Literal["cancel", "retry", "approve", "push"], request: Request) -> Response:
-        await prove(request)
-        target = find(id)
-        if problem := why_not(target, action, hub=site.settings.hub_org is not None):
+    async def act(
+        id: str,
+        action: Literal["cancel", "retry", "approve", "push"],
+        request: Request,
+        recipe: Annotated[str, Query(description="For retry: a library recipe to use instead of the job's own.")] = "",
+    ) -> Response:
+        form = await prove(request)
+        target, name = find(id), recipe or form.get("recipe", "")
+        check_recipe(action, name)
+        hub = site.settings.hub_org is not None
+        if problem := why_not_with_library(target) if name else why_not(target, action, hub=hub):
             raise HTTPException(409, problem)
-        await to_thread.run_sync(partial(site.store.ask, action, str(target.number), now=site.clock()))
+        arguments = {"library_recipe": name} if name else {}
+        await to_thread.run_sync(partial(site.store.ask, action, str(target.number), now=site.clock(), **arguments))
         return _asked(request, AskedAnswer(asked=action, target=target.id), page=f"/jobs/{target.number}")
 
     @api.post("/queue/{action}", status_code=202, response_model=AskedAnswer, summary="Pause or resume")
@@ -62,20 +71,28 @@ def make_asking(site: Site) -> APIRouter:
         dropped = DropAnswer(dropped=await uploads.take(request))
         return _asked(request, dropped, page="/inbox", code=201)
 
-    async def prove(request: Request) -> None:
-        check_proof(site, request, await _csrf_of(request))
+    async def prove(request: Request) -> dict[str, str]:
+        form = await _small_form(request)
+        check_proof(site, request, form.get(CSRF_FIELD, ""))
+        return form
+
+    def check_recipe(action: str, name: str) -> None:
+        if name and action != "retry":
+            raise HTTPException(422, f"{action} takes no recipe")
+        if name and name not in site.recipes:
+            raise HTTPException(422, f"there is no recipe {printable(name)}; known: {', '.join(site.recipes)}")
 
     return api
 
 
-async def _csrf_of(request: Request) -> str:
-    """The proof in a small form; programs send none."""
+async def _small_form(request: Request) -> dict[str, str]:
+    """The fields of a small form, the proof among them; programs send none."""
     if "form" not in request.headers.get("content-type", ""):
-        return ""
+        return {}
     if int(request.headers.get("content-length", FORM_BYTES)) > FORM_BYTES:
         raise HTTPException(413, "the form is too large")
     async with request.form(max_files=0, max_fields=8, max_part_size=FORM_BYTES) as form:
-        return str(form.get(CSRF_FIELD, ""))
+        return {name: str(value) for name, value in form.items()}
 
 
 def _asked(request: Request, said: AskedAnswer | DropAnswer, *, page: str, code: int = 202) -> Response:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from appliance.actions import offered
+from appliance.actions import offered, why_not_with_library
 from appliance.history import Histories
 from appliance.job import ENDED, Job, JobState, Verdict
 from appliance.revision import version_and_commit
@@ -83,6 +83,7 @@ class Views:
             "evaluation": evaluation(self.site, job),
             "actions": offered(job, hub=self.site.settings.hub_org is not None),
             "labels": ACTIONS,
+            "recipes": () if why_not_with_library(job) else self.site.recipes,
             "memory": memory_bar(self.site.settings),
             **self._rights(acts=acts),
         }
