@@ -115,7 +115,7 @@ class Crew:
     def waiting(self, wall: float) -> list[tuple[Job, Stage]]:
         """The jobs that nobody works on, oldest first, each with its next stage."""
         jobs = [job for job in self._store.active_jobs() if job.number not in self.running]
-        picked_up = [self._picked_up(job, wall) for job in jobs]
+        picked_up = [self._picked_up(job, wall) for job in jobs if not self._pipeline.lose(job, now=wall)]
         return [(job, next_stage(job, self._pipeline.dir(job))) for job in picked_up]
 
     def start(

@@ -7,6 +7,7 @@ The copying half is slow and lies in `copying.py`; `record` is quick and belongs
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import uuid
@@ -27,6 +28,8 @@ from appliance.places import Places
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
 from appliance.store import DropKey, Store
+
+logger = logging.getLogger(__name__)
 
 # The outcome of a drop that cannot be used; its problems stand in the `problems.json` of the check.
 REJECTION: Final[dict[str, object]] = {
@@ -100,6 +103,10 @@ def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: 
     except FileNotFoundError:
         # It was whole when it came here: the rest of one that was being removed when the daemon died.
         _discard(path, incoming)
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # What was dropped may lie in it and nowhere else.
+        logger.error("job.json in %s is damaged, so the folder is left as it is: %s", path, error)
         return None
     from_inbox = [file for file in job.files if file.source]
     if all(_still_there(present(file.source), file) for file in from_inbox):

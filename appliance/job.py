@@ -206,6 +206,12 @@ def move(job: Job, to: JobState, **changes: object) -> Job:
     return replace(job, state=to, **changes)  # type: ignore[arg-type]
 
 
+def lost(job: Job, message: str, *, now: float) -> Job:
+    """A job whose folder is gone: it ends where it stands, and no stage can publish anything of it."""
+    ended = replace(job, state=JobState.FAILED, stage=None, outcome=Outcome.FAILED, finished=now)
+    return replace(ended, failure=FailureClass.INTERNAL, message=message)
+
+
 def outbox_name(job_id: str, outcome: Outcome) -> str:
     """The name of a job's directory in the outbox: the bare id means success."""
     return job_id if outcome is Outcome.SUCCEEDED else f"{job_id}.{outcome}"

@@ -14,11 +14,13 @@ state/jobs/0007-support/
 """
 
 import json
+import logging
 import os
 import time
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from appliance.errors import Problem
 from appliance.files import write_json, write_whole
@@ -36,6 +38,8 @@ from appliance.job import (
     Waiting,
 )
 from appliance.progress import Progress, fold, parse_lines
+
+logger = logging.getLogger(__name__)
 
 
 class JobDir:
@@ -88,8 +92,8 @@ class JobDir:
 
     def problems(self, stage: Stage) -> list[Problem]:
         """What a stage found wrong with the input; empty when it found nothing."""
-        entries = cast("list[dict[str, Any]] | None", _read(self.path / stage.value / "problems.json"))
-        return [Problem.from_json(entry) for entry in entries or []]
+        entries = _load(self.path / stage.value / "problems.json")
+        return [Problem.from_json(entry) for entry in entries] if isinstance(entries, list) else []
 
     def write_problems(self, stage: Stage, problems: tuple[Problem, ...]) -> None:
         write_json(self.stage(stage) / "problems.json", [problem.as_json() for problem in problems])
@@ -176,10 +180,29 @@ def _ends_in_newline(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, or None when there is no such file."""
+    found = _load(path)
+    return found if isinstance(found, dict) else None
+
+
+def _load(path: Path) -> object:
+    """What a file holds as JSON; None when there is no such file.
+
+    They are all written whole. One that is damaged all the same, by a bad disk or somebody's hand, is as good as none:
+    its stage is done again, and no other job waits for that.
+    """
     try:
-        return cast("dict[str, Any]", json.loads(path.read_text()))
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        _say_damaged(path, str(error))
+        return None
+
+
+@cache
+def _say_damaged(path: Path, why: str) -> None:
+    """Once: the board reads some of them every second."""
+    logger.warning("%s is damaged, and taken for one that is not there: %s", path, why)
 
 
 def job_to_json(job: Job) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A network share, a broken driver or a folder of a million files may hang whoever
 has not been read for a while is not reported at all.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from appliance.disk import Space, existing, space_of
 from appliance.gpu import GpuReader, GpuReading, NvmlDriver
 from appliance.models import cache_folder, size_of
 from appliance.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -64,6 +67,10 @@ class Watched(Generic[T]):
         try:
             self._value = self._read()
         except OSError:
+            self._value = None
+        except Exception:
+            # Whatever it is, the next reading may succeed; a watch that has ended sees nothing any more.
+            logger.exception("%s could not be read", self._thread.name)
             self._value = None
         self._taken = time.monotonic()
 

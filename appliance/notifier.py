@@ -87,7 +87,8 @@ class Notifier:
         while not self._stop.wait(EVERY_SECONDS):
             try:
                 messages = self.look()
-            except (sqlite3.Error, OSError, ValueError):
+            except Exception:
+                # Whatever it is, the next look may succeed; a notifier that has ended tells nobody of anything.
                 logger.exception("the notifier could not look and tries again")
                 continue
             for message in messages:
@@ -120,7 +121,7 @@ class Notifier:
         try:
             with open(open_below(folder, "problems.json"), "rb") as file:
                 return [str(entry["code"]) for entry in json.loads(file.read(PROBLEM_BYTES))]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return []
 
     def _blocked(self, marks: dict[str, str]) -> Iterator[Message]:

@@ -51,7 +51,11 @@ def remove_partials(outbox: Path, *, except_for: Iterable[str] = ()) -> None:
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a published directory. Raises FileNotFoundError or ValueError when there is none."""
-    manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    except RecursionError as error:
+        # The outbox is a share: whoever may write there may write anything.
+        raise ValueError("nested too deeply to be a manifest") from error
     return manifest
 
 
@@ -69,7 +73,7 @@ def find_result(outbox: Path, job_id: str) -> Path | None:
 def _already_there(final: Path, job_uuid: str) -> Path:
     try:
         same = read_manifest(final)["job_uuid"] == job_uuid
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         raise ApplianceError(

@@ -1,5 +1,6 @@
 """Moving a job along the line of its stages: what begins, what an end means, and how the job ends."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from appliance.job import (
     Stage,
     Verdict,
     Waiting,
+    lost,
     move,
 )
 from appliance.job_dir import JobDir
@@ -29,6 +31,8 @@ from appliance.order import has_ended_well
 from appliance.priorities import capped
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
+
+logger = logging.getLogger(__name__)
 
 SHORT_PAUSE_SECONDS: Final = 60.0
 
@@ -243,6 +247,19 @@ class Pipeline:
     def _push(self, job_dir: JobDir, verdict: Verdict | None) -> Push:
         recipe = job_dir.recipe()
         return push_after(verdict, self.push_rules, wanted=recipe["hub"]["push"] if recipe else None)
+
+    def lose(self, job: Job, *, now: float) -> bool:
+        """End a job whose folder is gone, and with it all that could be handed back. False while it is there."""
+        # Without the folder of all jobs it is the disk that is away.
+        if self.dir(job).path.exists() or not self.jobs.exists():
+            return False
+        ended = lost(job, "its folder in the state folder is gone: drop its files again", now=now)
+        with self.store.transaction():
+            self.store.save(ended)
+            self.store.count("job_failures_total", {"reason": FailureClass.INTERNAL})
+            self.store.count("jobs_finished_total", {"outcome": ended.state})
+        logger.error(ended.message, extra={"job": job.id})
+        return True
 
     def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
         """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted.

@@ -81,10 +81,15 @@ class PushStore:
         row = self.row(number)
         return Pending(number, row.attempts, row.next_try, row.result, repository)
 
+    def make(self, number: int) -> None:
+        """A row for a push that has none yet."""
+        with self._store.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO pushes (number) VALUES (?)", (number,))
+
     def begin(self, number: int, *, next_try: float, boot_id: str) -> int:
         """Count an attempt before it starts, with the time of the next one if nobody sees how this one ends."""
         with self._store.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO pushes (number) VALUES (?)", (number,))
+            self.make(number)
             connection.execute(
                 "UPDATE pushes SET attempts = attempts + 1, next_try = ?, boot_id = ? WHERE number = ?",
                 (next_try, boot_id, number),

@@ -79,6 +79,8 @@ class Pushes:
             return
         if self.running is not None and self.running.job.number == number:
             return
+        if self._is_lost(job, wall=wall):
+            return
         folder = self._dir(job).stage(Stage.PUSH)
         (folder / BY_PERSON).touch()
         (folder / "result.json").unlink(missing_ok=True)
@@ -124,6 +126,8 @@ class Pushes:
         return self._rows.pending(job.number, repository=self._shared[job.number])
 
     def _begin(self, job: Job, pending: Pending, now: float, *, wall: float) -> None:
+        if self._is_lost(job, wall=wall):
+            return
         job_dir = self._dir(job)
         result = job_dir.result(Stage.PUSH)
         if result is not None:
@@ -148,6 +152,17 @@ class Pushes:
             # Before its process was noted, and could be seen by whoever deletes the job.
             process.kill()
         logger.info("push started, attempt %d", attempt, extra={"job": job.id})
+
+    def _is_lost(self, job: Job, *, wall: float) -> bool:
+        """Whether the job's folder is gone, and with it the recipe that says where to; then its push needs a person."""
+        if self._dir(job).path.exists():
+            return False
+        hint = "Its adapter is in the outbox: upload that by hand."
+        with self._store.transaction():
+            self._rows.make(job.number)
+            error = PushError(PushResult.OTHER, "the job's folder in the state folder is gone", hint=hint, blocked=True)
+            self._not_pushed(job, error, wall=wall)
+        return True
 
     def _hurry(self, running: RunningPush, now: float) -> None:
         if running.stop_asked is not None and now - running.stop_asked > STOP_SECONDS:
@@ -205,7 +220,8 @@ class Pushes:
 
     def _save(self, job: Job) -> None:
         self._store.save(job)
-        self._dir(job).write_job(job)
+        if self._dir(job).path.exists():
+            self._dir(job).write_job(job)
 
 
 def _shared_repository(job_dir: JobDir) -> str | None:

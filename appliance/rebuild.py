@@ -12,7 +12,7 @@ from typing import Final
 from appliance.database import DATABASE, newest_backup
 from appliance.files import sync
 from appliance.intake import drop_keys
-from appliance.job import ENDED, FailureClass, Job, JobState, Outcome
+from appliance.job import ENDED, Job, JobState, lost
 from appliance.job_dir import JobDir
 from appliance.lock import InstanceLock
 from appliance.names import SENTINEL, job_number
@@ -73,8 +73,7 @@ def _fill(store: Store, places: Places, inbox: Path) -> int:
             # Deleted since that copy was taken.
             store.delete_job(job.number)
         else:
-            failed = replace(job, state=JobState.FAILED, stage=None, outcome=Outcome.FAILED, finished=now)
-            store.save(replace(failed, failure=FailureClass.INTERNAL, message="its folder was lost with the database"))
+            store.save(lost(job, "its folder was lost with the database", now=now))
     if store.fact("installation") is None:
         store.set_fact("installation", _installation(store, inbox))
     store.note(None, "database_rebuilt", now=now)

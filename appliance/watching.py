@@ -1,5 +1,7 @@
 """Everything that lets people and programs see the appliance at work: pages, metrics, notifications, the heartbeat."""
 
+import logging
+import sqlite3
 import time
 from functools import partial
 from typing import Final
@@ -16,6 +18,8 @@ from appliance.web.server import WebServer, split_address
 from appliance.web.site import Site
 from appliance.web.uploads import remove_unfinished
 
+logger = logging.getLogger(__name__)
+
 GPU_ERRORS: Final = "gpu_query_errors_total"
 
 
@@ -27,7 +31,7 @@ class Watching:
         self._settings = settings
         host, _ = split_address(settings.listen)
         store, jobs = appliance.store, appliance.places.jobs
-        self._machine = watch_machine(settings, count_error=partial(_count_gpu_error, store))
+        self._machine = watch_machine(settings, count_error=partial(count_gpu_error, store))
         site = Site(
             store=store,
             view=lambda: appliance.view,
@@ -60,5 +64,8 @@ class Watching:
         self._machine.stop()
 
 
-def _count_gpu_error(store: Store, query: str) -> None:
-    store.count(GPU_ERRORS, {"query": query})
+def count_gpu_error(store: Store, query: str) -> None:
+    try:
+        store.count(GPU_ERRORS, {"query": query})
+    except sqlite3.Error as error:
+        logger.warning("an error of the GPU's driver (%s) could not be counted: %s", query, error)

@@ -1,9 +1,11 @@
 """What people ask for, by a command, on a page or with a button file: done here, between the stages."""
 
 import logging
+import sqlite3
 from dataclasses import replace
 
 from appliance.crew import Crew
+from appliance.disk import is_disk_trouble
 from appliance.job import ENDED, Outcome
 from appliance.order import next_stage
 from appliance.pipeline import Pipeline
@@ -25,8 +27,15 @@ class Wishes:
             if request.action == "retry":
                 # Its files are copied back first: see again.py.
                 continue
-            with self._store.transaction():
-                self.act(request, now, wall)
+            try:
+                with self._store.transaction():
+                    self.act(request, now, wall)
+                    self._store.drop_request(request.id)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) or is_disk_trouble(error):
+                    raise
+                # It would fail at every turn and at every start, and hold up all that was asked for after it.
+                logger.exception("%s of %s was asked for and cannot be done", request.action, request.target)
                 self._store.drop_request(request.id)
 
     def act(self, request: Request, now: float, wall: float) -> None:

@@ -169,16 +169,30 @@ def test_a_look_holds_up_no_writer_and_is_held_up_by_none_without_news(tmp_path)
         assert desk.notifier.look() == []
 
 
-@pytest.mark.parametrize("damage", [Path.mkdir, lambda path: path.write_text('{"verdict": ')], ids=["folder", "half"])
-def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog, damage):
+def test_a_damaged_result_is_told_of_without_its_figures(desk, listener):
+    verified = desk.jobs / "0001-support" / Stage.VERIFY
+    verified.mkdir(parents=True)
+    (verified / "result.json").write_text('{"base_loss": 2.3, "tuned')
+    desk.end(1, Outcome.SUCCEEDED, verdict=Verdict.IMPROVED)
+    until(lambda: [one["title"] for one in listener.heard] == ["0001-support has finished"])
+
+
+def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog):
     broken = desk.jobs / "0001-support" / Stage.VERIFY / "result.json"
-    broken.parent.mkdir(parents=True)
-    damage(broken)
+    broken.mkdir(parents=True)
     job = desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
     until(lambda: "the notifier could not look and tries again" in caplog.text)
     assert listener.heard == []
     broken.rename(broken.with_name("aside"))
     until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
+
+
+def test_a_deep_file_in_the_outbox_ends_no_notifier(desk, listener):
+    rejected = desk.outbox / "0001-support.rejected"
+    rejected.mkdir()
+    (rejected / "problems.json").write_text("[" * 100_000)
+    desk.end(1, Outcome.REJECTED)
+    until(lambda: [one["title"] for one in listener.heard] == ["0001-support was rejected"])
 
 
 def test_messages_go_on_when_they_cannot_be_counted(desk, listener, caplog):

@@ -132,14 +132,14 @@ def _problems(folder: Path) -> list[Problem]:
     try:
         entries = json.loads(_head(folder, "problems.json") or "[]")
         return [Problem.from_json(entry) for entry in entries]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return []
 
 
 def _sample(line: str) -> dict[str, Any] | None:
     try:
         sample = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return sample if isinstance(sample, dict) else None
 
