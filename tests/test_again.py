@@ -426,6 +426,20 @@ def test_a_job_is_not_deleted_while_its_push_runs(hub: LocalHub, pushing: Box):
     assert command(pushing, "delete", "1").returncode == 0
 
 
+def test_nothing_is_deleted_while_the_outbox_is_away(box: Box):
+    box.drop()
+    box.ended(1)
+    box.stop()
+    away = box.outbox.rename(box.outbox.parent / "away")
+    words = [sys.executable, "-m", "appliance", "delete", "1"]
+    done = subprocess.run(words, env=environment(box), cwd=away.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "is not there, and nothing was deleted" in done.stderr) == (1, True), done.stderr
+    away.rename(box.outbox)
+    assert (box.appliance.places.jobs / "0001-support" / "job.json").exists()
+    box.start()
+    assert command(box, "delete", "1").returncode == 0
+
+
 def hold(stage: Stage, job: Path) -> list[str]:
     return [sys.executable, "-c", "import time; time.sleep(600)"]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.commands.demo import newest_job
 from appliance.commands.follow import Follower
-from appliance.job import Waiting
+from appliance.job import Job, JobState, Outcome, Waiting
 from appliance.stages.training.make_demo_dataset import ANSWER_FORM
+from appliance.store import DATABASE, Store
 from tests.jobs import make_job
 from tests.small_disk import small_disk
 
@@ -23,9 +25,14 @@ def demo(folder: Path, *, seconds: float) -> subprocess.CompletedProcess[str]:
 @pytest.mark.train
 @pytest.mark.timeout(900)
 def test_the_demo_ends_with_an_adapter_that_has_learnt_its_task(tmp_path):
+    # The folder was used before: what ended there is not shown again.
+    (tmp_path / "state").mkdir()
+    store = Store(tmp_path / "state" / DATABASE)
+    store.add_job(Job(1, "0001-old", "u", "old", JobState.REJECTED, 0.0, outcome=Outcome.REJECTED, finished=1.0))
+    store.close()
     done = demo(tmp_path, seconds=800)
     assert done.returncode == 0, done.stderr
-    result = tmp_path / "outbox" / "0001-support-tickets"
+    result = tmp_path / "outbox" / "0002-support-tickets"
     found = json.loads((result / "eval.json").read_text())
     assert found["verdict"] == "improved"
     assert found["tuned_loss"] <= found["base_loss"] / 2
@@ -38,6 +45,13 @@ def test_the_demo_ends_with_an_adapter_that_has_learnt_its_task(tmp_path):
     shown = [line.removesuffix(" …") for line in done.stderr.splitlines() if line.endswith(" …")]
     # The others may be over between two looks.
     assert [stage for stage in shown if stage in ("prepare", "train", "verify")] == ["prepare", "train", "verify"]
+
+
+def test_a_database_that_is_being_made_has_no_job_yet(tmp_path):
+    (tmp_path / "state").mkdir()
+    assert newest_job(tmp_path) is None
+    (tmp_path / "state" / DATABASE).touch()
+    assert newest_job(tmp_path) is None
 
 
 def test_a_disk_without_room_is_named_before_anything_starts(tmp_path):

@@ -38,6 +38,11 @@ def delete(name: str, *, hub: bool) -> None:
     """Delete a job from state, caches and outbox, and with `hub` from the Hub."""
     store, settings = open_state()
     job = find_job(store, name)
+    if not settings.outbox.is_dir():
+        raise NotDeletedError(
+            f"the outbox {settings.outbox.resolve()} is not there, and nothing was deleted",
+            hint="Mount it, or set APPLIANCE_OUTBOX, so that what it holds of the job goes, too.",
+        )
     if job.state not in ENDED:
         raise StillActiveError(f"job {job.id} has not ended yet", hint=f"Run `appliance cancel {job.number}` first.")
     pushes = PushStore(store)

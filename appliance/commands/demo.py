@@ -7,6 +7,7 @@ no network and no GPU.
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -57,12 +58,13 @@ def demo(keep: Path | None) -> None:
         )
     console = Console(highlight=False)
     console.print(f"An appliance starts on folders of its own: [bold]{escape(str(root))}[/bold]", soft_wrap=True)
+    before = newest_job(root)
     with _daemon(root) as daemon:
         _drop_sample(root / "inbox")
         console.print(
             f"{SAMPLE[0]} and its recipe lie in the inbox; the rest is the appliance's work.\n", soft_wrap=True
         )
-        job = _wait_for_end(root, daemon)
+        job = _wait_for_end(root, daemon, after=before.number if before else 0)
     _show(job, root / "outbox", console)
 
 
@@ -94,15 +96,15 @@ def _drop_sample(inbox: Path) -> None:
             shutil.copyfile(source, inbox / name)
 
 
-def _wait_for_end(root: Path, daemon: subprocess.Popen[bytes]) -> Job:
-    """Show how the job goes on until it has ended."""
+def _wait_for_end(root: Path, daemon: subprocess.Popen[bytes], *, after: int) -> Job:
+    """Show how the job with a number above `after` goes on until it has ended."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     with Follower(root / "state" / "jobs") as follower:
         while time.monotonic() < deadline:
             if daemon.poll() is not None:
                 raise DemoError("the appliance ended by itself", hint=f"{root / 'daemon.log'} says why.")
-            job = _newest_job(root)
-            if job is not None:
+            job = newest_job(root)
+            if job is not None and job.number > after:
                 follower.show(job)
                 if job.state in ENDED:
                     return job
@@ -110,13 +112,16 @@ def _wait_for_end(root: Path, daemon: subprocess.Popen[bytes]) -> Job:
     raise DemoError(f"the demo took longer than {DEADLINE_SECONDS:.0f} s", hint=f"See {root / 'daemon.log'}.")
 
 
-def _newest_job(root: Path) -> Job | None:
+def newest_job(root: Path) -> Job | None:
     database = root / "state" / DATABASE
     if not database.exists():
         return None
     store = Store(database, readonly=True)
     try:
         return next(iter(store.recent_jobs(1)), None)
+    except sqlite3.OperationalError:
+        # The daemon is making it at this very moment.
+        return None
     finally:
         store.close()
 
