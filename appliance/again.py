@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from appliance.actions import why_not
 from appliance.copying import Copied, copy_rows, place_for, staging_in
 from appliance.errors import Problem, Reason
 from appliance.files import sync, write_whole
@@ -75,6 +76,10 @@ class Reruns:
             return self._record(request, wall) if future.done() else []
         job = self._store.job(int(request.target)) if request.target.isdigit() else None
         if job is None or job.state not in ENDED:
+            self._store.drop_request(request.id)
+            return []
+        if recipe_in(request) is None and (reason := why_not(job, "retry", hub=False)):
+            logger.warning("not run again: %s", reason, extra={"job": job.id})
             self._store.drop_request(request.id)
             return []
         self._copying[request.id] = self._copies.submit(

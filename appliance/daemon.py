@@ -35,7 +35,7 @@ from appliance.settings import Settings
 from appliance.settling import Rules
 from appliance.starting import Starter
 from appliance.status_files import StatusFiles
-from appliance.store import DATABASE, Request
+from appliance.store import DATABASE
 from appliance.texts.read_me_first import read_me_first
 from appliance.tidying import Tidying
 from appliance.upkeep import Upkeep
@@ -173,7 +173,7 @@ class Appliance:
 
     def act_on_buttons(self, now: float, wall: float) -> None:
         for button in self.reception.buttons():
-            self.wishes.act(Request(0, button.action, button.target, {}), now, wall)
+            self.wishes.press(button.action, button.target, now, wall)
             self.reception.remove_button(button)
 
     def take_in_drops(self, now: float, wall: float) -> None:

@@ -22,6 +22,8 @@ TAIL_BYTES = 65536
 SENTINEL_BYTES = 200
 # So many zeros at the end of a packed file are no accident.
 ZEROS = b"\0" * 64
+# UTF-16 in either order, and a zip archive, which a renamed .docx or .xlsx is, too: a zero byte is their ordinary end.
+MAY_END_IN_ZERO = (b"\xff\xfe", b"\xfe\xff", b"PK\x03\x04")
 # What SQLite can hold; some file systems have room for later times than that.
 _LATEST_NS = 2**63 - 1
 
@@ -216,8 +218,11 @@ def _ending(suffix: str, head: bytes, tail: bytes) -> Ending:
     if not tail:
         # A placeholder that somebody is about to fill.
         return Ending.OPEN_LINE
-    if tail.endswith(b"\0" if suffix in (".jsonl", ".json", ".csv") else ZEROS):
+    text = suffix in (".jsonl", ".json", ".csv")
+    if tail.endswith(ZEROS) or (text and tail.endswith(b"\0") and not head.startswith(MAY_END_IN_ZERO)):
         return Ending.NUL_BYTES
+    if text and head.startswith(MAY_END_IN_ZERO):
+        return Ending.CLOSED
     match suffix:
         case ".jsonl":
             closed = _closed_line(tail)

@@ -190,7 +190,9 @@ class Pipeline:
         self.dir(job).write_outcome(facts)
         if failure is not None:
             self.store.count("job_failures_total", {"reason": failure})
-        return self._requeue(replace(job, outcome=outcome, failure=failure, message=message))
+        # Whatever it waited for, it waits no more: its files go back at once.
+        due = replace(job, waiting=Waiting.NONE, waiting_detail="", not_before=0.0)
+        return self._requeue(replace(due, outcome=outcome, failure=failure, message=message))
 
     def _requeue(self, job: Job) -> Job:
         if job.state is JobState.RUNNING:

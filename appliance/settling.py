@@ -182,7 +182,10 @@ def _endings(view: View, drop: Drop) -> tuple[DropState, str]:
             what = "it is empty so far" if empty else "its last line is not finished"
             return DropState.SETTLING, f"{what}; waits for the rest"
         if ending is Ending.NUL_BYTES and quiet < NUL_BYTES_SECONDS:
-            return DropState.SETTLING, "it ends in zeros, as a copy in progress does; waits for the rest"
+            return (
+                DropState.SETTLING,
+                "it ends in zeros, as a copy in progress does; waits a quarter of an hour for the rest",
+            )
     return DropState.READY, ""
 
 

@@ -11,18 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from appliance.database import DATABASE as DATABASE
 from appliance.database import StoreError as StoreError
 from appliance.database import explain
-from appliance.job import Job, JobState, Push, Stage
+from appliance.job import Job, JobState, Outcome, Push, Stage
 from appliance.job_dir import job_from_json, job_to_json
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
 BUSY_SECONDS = 10.0
 # The fact that holds the highest number of the jobs that were deleted.
 HIGHEST = "highest number"
+
+# A job that ends so gives a result, and not its files back.
+SENT_OUT: Final = (Outcome.SUCCEEDED, Outcome.CHECKED)
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,12 @@ class Store:
             connection.execute("UPDATE jobs SET identity = ? WHERE number = ?", (identity, number))
 
     def active_job_with_identity(self, identity: str) -> Job | None:
-        """The job that waits or runs with the same data and recipe."""
+        """The job that waits or runs with the same data and recipe, and of which something is still to come."""
         rows = self.connection.execute(
             "SELECT record FROM jobs WHERE identity = ? AND state IN ('queued', 'running')", (identity,)
         )
-        return next((_load(row[0]) for row in rows), None)
+        jobs = (_load(row[0]) for row in rows)
+        return next((job for job in jobs if not job.cancel_requested and job.outcome in (None, *SENT_OUT)), None)
 
     def save(self, job: Job) -> None:
         """Replace the record of a job."""

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 from dataclasses import replace
 
+from appliance.actions import why_not
 from appliance.crew import Crew
 from appliance.disk import is_disk_trouble
 from appliance.job import ENDED, Outcome
@@ -37,6 +38,16 @@ class Wishes:
                 # It would fail at every turn and at every start, and hold up all that was asked for after it.
                 logger.exception("%s of %s was asked for and cannot be done", request.action, request.target)
                 self._store.drop_request(request.id)
+
+    def press(self, action: str, target: str, now: float, wall: float) -> None:
+        """Do what a button file in the inbox asks for; what makes no sense is logged: nobody waits for an answer."""
+        if target.isdigit():
+            job = self._store.job(int(target))
+            reason = f"there is no job {int(target)}" if job is None else why_not(job, action, hub=False)
+            if reason is not None:
+                logger.warning("the button %s.%s does nothing: %s", target, action, reason)
+                return
+        self.act(Request(0, action, target, {}), now, wall)
 
     def act(self, request: Request, now: float, wall: float) -> None:
         """Do one thing that a person asked for."""

@@ -135,6 +135,48 @@ def test_a_machine_that_is_not_ready_makes_the_job_wait_visibly(box: Box):
     box.turn_until(lambda: len(box.appliance.store.events(1)) > tries)
 
 
+def test_cancel_of_a_job_that_waits_to_be_tried_again_gives_its_files_back_at_once(box: Box):
+    box.drop(fetch="wait")
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.NETWORK)
+    job = box.job(1)
+    assert job is not None
+    due = job.not_before
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    ended = box.ended()
+    assert (ended.state, ended.waiting, ended.finished < due) == (JobState.CANCELLED, Waiting.NONE, True)
+    assert (box.outbox / "0001-support.cancelled" / "dropped" / "support.jsonl").exists()
+
+
+def test_what_is_being_cancelled_may_be_dropped_again(box: Box):
+    box.drop(train="ignore")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.cancel_requested)
+    box.drop(train="ignore")
+    box.turn_until(lambda: box.job(2) is not None)
+    again = box.job(2)
+    assert again is not None
+    assert again.outcome is None
+    box.appliance.store.ask("cancel", "2", now=0.0)
+    box.shift += 3600.0
+    assert box.ended(2, seconds_a_turn=1.0).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("button", "says"),
+    [("0001.retry", "has succeeded"), ("0001.cancel", "has ended already"), ("0099.cancel", "there is no job 99")],
+)
+def test_a_button_that_makes_no_sense_does_nothing_and_is_logged(box: Box, caplog, button: str, says: str):
+    box.drop()
+    box.ended()
+    (box.inbox / button).touch()
+    box.turn_until(lambda: not (box.inbox / button).exists())
+    assert f"the button {button} does nothing: " in caplog.text
+    assert says in caplog.text
+    assert box.appliance.store.requests() == []
+    assert box.job(2) is None
+
+
 @pytest.mark.parametrize("stage", [Stage.CHECK, Stage.TRAIN])
 def test_cancel_stops_a_running_stage_and_gives_the_files_back(box: Box, stage: Stage):
     box.drop(**{stage: "sleep"})

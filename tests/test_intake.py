@@ -312,6 +312,11 @@ def test_an_inbox_of_another_appliance_is_foreign_until_it_is_taken_over(door: D
         ("a.jsonl", b'{"a": 1}', Ending.CLOSED),
         ("a.jsonl", b'{"a": 1}\n{"a": ', Ending.OPEN_LINE),
         ("a.jsonl", b'{"a": 1}\n\0\0\0', Ending.NUL_BYTES),
+        # Their ordinary end, as long as they do not end in many.
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), Ending.CLOSED),
+        ("a.csv", "\ufeffa,b\n".encode("utf-16-be"), Ending.CLOSED),
+        ("a.jsonl", b"PK\x03\x04" + b"x" * 99 + b"\0\0", Ending.CLOSED),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16") + b"\0" * 64, Ending.NUL_BYTES),
         ("a.jsonl", b"", Ending.OPEN_LINE),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n'), Ending.CLOSED),
         ("a.jsonl.gz", b"\x1f\x8b" + b"\0" * 200, Ending.NUL_BYTES),

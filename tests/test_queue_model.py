@@ -153,7 +153,8 @@ class Queue(RuleBasedStateMachine):
     def retry(self, data: st.DataObject, goes_down: bool) -> None:
         target = data.draw(st.sampled_from(self.ended()))
         self.store.ask("retry", str(target), now=self.now)
-        self.asked.append(target)
+        if self.job(target).state != "succeeded":
+            self.asked.append(target)
         if goes_down:
             self.reruns.turn(self.now)
             self.crash()
@@ -201,9 +202,13 @@ class Queue(RuleBasedStateMachine):
                 origin = self.model[self.asked.pop(0)].origin
                 # A dropped job has ended before it can be run again.
                 same = [n for n, model in self.model.items() if model.origin == origin and not model.is_twin]
-                self.model[job.number] = Model(origin, is_twin=any(self.job(n).state not in ENDED for n in same))
+                self.model[job.number] = Model(origin, is_twin=any(self.is_to_come(self.job(n)) for n in same))
             assert born or self.copied.wait(COPY_SECONDS)
             self.copied.clear()
+
+    def is_to_come(self, job: Job) -> bool:
+        """Whether a result of this one will come: what was cancelled, or has failed, only gives its files back."""
+        return job.state not in ENDED and not job.cancel_requested and job.outcome in (None, Outcome.SUCCEEDED)
 
     def end(self, number: int, code: int) -> None:
         running = self.crew.running[number]
