@@ -1,11 +1,20 @@
 """Writing files so that a power cut leaves the old content or the new, never half of it."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_HERE: Final = -100  # AT_FDCWD
+_REPLACE_NOTHING: Final = 1  # RENAME_NOREPLACE
+# What a kernel or file system answers that cannot rename so; network file systems may not.
+_CANNOT: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def sync(path: Path) -> None:
@@ -30,6 +39,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     sync(path.parent)
+
+
+def rename_new(old: Path, new: Path) -> None:
+    """Rename a file, in one step, to a name that nothing has yet. Raises FileExistsError; nothing is ever replaced.
+
+    Where the file system cannot promise that, it is looked for just before.
+    """
+    # No second name for a moment, as a hard link would be: the inbox takes in no file that has two.
+    code = _LIBC.renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), _REPLACE_NOTHING)
+    number = ctypes.get_errno() if code else 0
+    if number in _CANNOT:
+        if not os.path.lexists(new):
+            old.rename(new)
+            return
+        number = errno.EEXIST
+    if number:
+        raise OSError(number, os.strerror(number), str(old), None, str(new))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from appliance import __version__
+from appliance import __version__, files
+from appliance.commands.submit import SubmitError, submit
+from appliance.files import rename_new
 from appliance.job import Job, JobState, move
 from appliance.store import Store
 
@@ -169,6 +172,65 @@ def test_submit_puts_whole_files_into_the_inbox(shell: Shell):
     assert [path.name for path in (shell.folder / "inbox").rglob(".*")] == []
     again = shell.type("submit", "a.jsonl", "--recipe", "demo")
     assert (again.returncode, "there already" in again.stderr) == (2, True)
+
+
+def test_submit_takes_no_two_files_of_one_name(shell: Shell):
+    for folder in ("inbox", "d1", "d2"):
+        (shell.folder / folder).mkdir()
+    done = shell.type("submit", shell.write("d1/s.jsonl", ROW), shell.write("d2/s.jsonl", ROW * 2))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "d1/s.jsonl and d2/s.jsonl have one name" in done.stderr
+    assert list((shell.folder / "inbox").iterdir()) == []
+
+
+def test_of_many_who_submit_one_name_at_once_one_gets_it_and_the_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("inbox").mkdir()
+    together, told = threading.Barrier(16), []
+
+    def submit_mine(number: int) -> None:
+        mine = Path(str(number)) / "s.jsonl"
+        mine.parent.mkdir()
+        mine.write_text(f"{number}\n" * 100_000)
+        together.wait()
+        try:
+            submit([mine], None)
+            told.append((number, ""))
+        except SubmitError as refusal:
+            told.append((number, refusal.message))
+
+    threads = [threading.Thread(target=submit_mine, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    (first,) = [number for number, message in told if not message]
+    assert {message for _, message in told} == {"", "inbox/s.jsonl is there already"}
+    assert Path("inbox/s.jsonl").read_text() == f"{first}\n" * 100_000
+    assert [path.name for path in Path("inbox").iterdir()] == ["s.jsonl"]
+
+
+@pytest.mark.parametrize("flag", [files._REPLACE_NOTHING, 1 << 30], ids=["kernel knows", "kernel refuses"])
+def test_a_renamed_file_replaces_nothing_not_even_a_link_that_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: int
+):
+    # To a flag that it does not know the kernel says the same as to one that the file system does not.
+    monkeypatch.setattr(files, "_REPLACE_NOTHING", flag)
+    ours, there, link = tmp_path / "ours", tmp_path / "there", tmp_path / "link"
+    ours.write_text("ours")
+    there.write_text("there")
+    link.symlink_to(tmp_path / "nowhere")
+    for name in (there, link):
+        with pytest.raises(FileExistsError):
+            rename_new(ours, name)
+    assert (there.read_text(), link.is_symlink()) == ("there", True)
+    rename_new(ours, tmp_path / "new")
+    assert (ours.exists(), (tmp_path / "new").read_text()) == (False, "ours")
+    with pytest.raises(FileNotFoundError):
+        rename_new(ours, tmp_path / "gone")
 
 
 def test_submit_with_a_recipe_that_is_none_names_those_there_are(shell: Shell):

@@ -87,6 +87,13 @@ def test_a_name_that_lies_there_already_is_not_replaced(site):
     assert (site.inbox / "a.jsonl").read_text() == "mine"
 
 
+def test_a_link_that_leads_nowhere_is_not_replaced_either(site):
+    (site.inbox / "a.jsonl").symlink_to(site.inbox / "nowhere")
+    assert site.client.upload({"a.jsonl": ROWS}, **BEARER).status == 409
+    assert (site.inbox / "a.jsonl").is_symlink()
+    assert names(site.inbox) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "status"),
     [

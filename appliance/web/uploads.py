@@ -12,6 +12,7 @@ from typing import Final
 from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException, Request
 
+from appliance.files import rename_new
 from appliance.names import CHECK_FOLDER, ignored, printable
 from appliance.web.form_stream import FileBegins, FileBytes, FileEnds, FormField, read_form
 from appliance.web.guards import CSRF_FIELD, check_proof
@@ -124,9 +125,10 @@ class _Incoming:
         for target, partial in self._files:
             place = self._inbox / target
             place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                raise HTTPException(409, f"{printable(place.name)} is in the inbox already")
-            partial.rename(place)
+            try:
+                rename_new(partial, place)
+            except FileExistsError as error:
+                raise HTTPException(409, f"{printable(place.name)} is in the inbox already") from error
         return [str(target) for target, _ in self._files]
 
     def clean(self) -> None:
