@@ -183,6 +183,15 @@ def test_submit_takes_no_two_files_of_one_name(shell: Shell):
     assert list((shell.folder / "inbox").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["x.jsonl.bak", ".hidden.jsonl", "x.jsonl~"])
+def test_submit_refuses_a_name_that_the_inbox_ignores_for_ever(shell: Shell, name: str):
+    (shell.folder / "inbox").mkdir()
+    done = shell.type("submit", shell.write("a.jsonl", ROW), shell.write(name, ROW))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{name} is a name that the inbox ignores\nRename it.\n"
+    assert list((shell.folder / "inbox").iterdir()) == []
+
+
 def test_of_many_who_submit_one_name_at_once_one_gets_it_and_the_others_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

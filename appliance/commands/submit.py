@@ -6,6 +6,7 @@ from pathlib import Path
 
 from appliance.errors import ApplianceError
 from appliance.files import rename_new, sync
+from appliance.names import ignored
 from appliance.places import library_recipes
 from appliance.settings import Settings
 
@@ -27,7 +28,7 @@ def submit(paths: list[Path], recipe: str | None) -> None:
         raise SubmitError(f"the inbox {settings.inbox.resolve()} is not there", hint="Set APPLIANCE_INBOX.")
     _must_differ(paths)
     for path in paths:
-        _must_be_new(path, folder / path.name)
+        _must_fit(path, folder / path.name)
     folder.mkdir(exist_ok=True)
     for path in paths:
         _put(path, folder / path.name)
@@ -42,9 +43,11 @@ def _must_differ(paths: list[Path]) -> None:
         first[path.name] = path
 
 
-def _must_be_new(path: Path, target: Path) -> None:
+def _must_fit(path: Path, target: Path) -> None:
     if not path.is_file():
         raise SubmitError(f"{path} is not a file", hint="Name a dataset, a recipe, or both.")
+    if ignored(path.name, folder=False):
+        raise SubmitError(f"{path.name} is a name that the inbox ignores", hint="Rename it.")
     if target.exists():
         raise _there_already(target)
 
