@@ -25,13 +25,13 @@ def record_measurement(store: Store, job_dir: JobDir, *, now: float) -> None:
 def read_calibration(state: Path) -> Calibration:
     """What the database in the state directory knows; empty where there is none to read."""
     path = state / DATABASE
-    if not path.exists():
-        return Calibration()
     try:
+        if not path.exists():
+            return Calibration()
         store = Store(path, readonly=True)
         records = store.measurements()
         store.close()
-    except (ApplianceError, sqlite3.Error):
+    except (ApplianceError, OSError, sqlite3.Error):
         # A plan without corrections is better than none; whether the database is sound is the daemon's business.
         return Calibration()
     return Calibration(tuple(_readable(records)))

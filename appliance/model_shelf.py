@@ -148,17 +148,27 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _in_models_folder(settings: Settings) -> Iterator[Shelved]:
-    for folder in sorted(settings.models.glob("*")) if settings.models.is_dir() else ():
+    for folder in _inside(settings.models):
         if (folder / "config.json").is_file() and not folder.name.startswith("."):
             name = canonical_id(folder.name)
             yield _shelved(name, "models folder", folder, settings, complete=has_all_weights(folder))
 
 
 def _in_cache(settings: Settings) -> Iterator[Shelved]:
-    for folder in sorted((cache_folder(settings) / "hub").glob(f"{CACHED}*")):
+    for folder in _inside(cache_folder(settings) / "hub"):
+        if not folder.name.startswith(CACHED):
+            continue
         name = canonical_id(folder.name.removeprefix(CACHED))
         complete = any(folder.glob("complete-*")) or any(map(has_all_weights, (folder / "snapshots").glob("*")))
         yield _shelved(name, "cache", folder, settings, complete=complete)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder, if it is there. Raises OSError where that cannot be seen: it is not taken for empty."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _shelved(name: str, place: str, path: Path, settings: Settings, *, complete: bool) -> Shelved:
