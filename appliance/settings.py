@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         environment = os.environ if environment is None else environment
         # An empty value says nothing: compose passes one on for every variable that is not set.
         dotenv = dotenv or Path(".env")
-        given = [*dotenv_values(dotenv).items(), *environment.items()]
+        given = [*_read_dotenv(dotenv), *environment.items()]
         ours = [(name, text) for name, text in given if name.upper().startswith(PREFIX) and text]
         values, problems, hints = _read_variables(ours, set(cls.model_fields))
         try:
@@ -157,6 +157,17 @@ class Settings(BaseSettings):
 
 
 _SECRET_FILES = {f"{PREFIX}{name}_FILE" for name in (*SECRETS, *ADDRESSES)}
+
+
+def _read_dotenv(path: Path) -> Iterable[tuple[str, str | None]]:
+    try:
+        return dotenv_values(path).items()
+    except OSError as error:
+        hint = f"Let user {os.geteuid()} read it."
+        raise SettingsError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"line {line} of {path} is not UTF-8", hint="Save it as UTF-8.") from error
 
 
 def _read_variables(given: Iterable[tuple[str, str]], known: set[str]) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Settings: what is read from where, and what a mistake is told."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,30 @@ def test_a_misspelt_variable_in_dotenv_is_refused_too(empty_folder):
     (empty_folder / ".env").write_text("APPLIANCE_INBOXX=here\n")
 
     assert refusal() == "APPLIANCE_INBOXX is not a setting; did you mean APPLIANCE_INBOX?"
+
+
+def test_a_dotenv_that_is_not_utf_8_is_named_with_the_line(empty_folder):
+    (empty_folder / ".env").write_bytes(b"APPLIANCE_MAX_ATTEMPTS=5\n# f\xfcr\n")
+
+    with pytest.raises(SettingsError) as refused:
+        load()
+
+    assert refused.value.message == "line 2 of .env is not UTF-8"
+    assert refused.value.hint == "Save it as UTF-8."
+
+
+def test_a_dotenv_of_another_user_is_named_with_what_to_do():
+    # The folders of tests belong to whoever runs them: another user may not even look into them.
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        dotenv = Path(name) / ".env"
+        dotenv.write_text("APPLIANCE_MAX_ATTEMPTS=5\n")
+        dotenv.chmod(0)
+        with not_as_root(), pytest.raises(SettingsError) as refused:
+            Settings.load({}, dotenv=dotenv)
+
+    assert refused.value.message == f"{dotenv} cannot be read: Permission denied"
+    assert (refused.value.hint or "").startswith("Let user ")
 
 
 @pytest.mark.parametrize("secret", SECRETS)
