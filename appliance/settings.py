@@ -23,6 +23,10 @@ PREFIX = "APPLIANCE_"
 SECRETS = ("API_TOKEN", "READ_TOKEN", "HUB_TOKEN", "HUB_READ_TOKEN")
 # Addresses that carry keys; they too may be given as files.
 ADDRESSES = ("NOTIFY_URLS", "HEARTBEAT_URL")
+# More than anybody means, and little enough to count with: dates end with the year 9999, sizes with 64 bits.
+MOST = 1_000_000
+MOST_DAYS = 100_000
+MOST_GB = 1_000_000_000
 
 
 class SettingsError(ApplianceError):
@@ -40,7 +44,9 @@ def _span_of_hours(text: str | None) -> str | None:
 class Settings(BaseSettings):
     """Every setting with its default, grouped as README and `contract` group them."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     # Folders
     inbox: Path = Path("inbox")
@@ -50,25 +56,25 @@ class Settings(BaseSettings):
     models: Path = Path("models")
 
     # Intake
-    quiet_seconds: float = Field(5, ge=0)
-    pair_seconds: float = Field(10, ge=0)
-    scan_seconds: float = Field(2, gt=0)
-    max_drop_gb: float = Field(50, gt=0)
+    quiet_seconds: float = Field(5, ge=0, le=MOST)
+    pair_seconds: float = Field(10, ge=0, le=MOST)
+    scan_seconds: float = Field(2, gt=0, le=MOST)
+    max_drop_gb: float = Field(50, gt=0, le=MOST_GB)
     allowed_base_models: Annotated[tuple[str, ...] | None, NoDecode] = None
     allowed_datasets: Annotated[tuple[str, ...], NoDecode] = ()
 
     # Machine
-    memory_reserve_gb: float = Field(12, ge=0)
-    memory_floor_gb: float = Field(8, ge=0)
-    memory_kill_floor_gb: float = Field(4, ge=0)
-    disk_reserve_gb: float = Field(20, ge=0)
-    gpu_peak_tflops: float | None = Field(None, gt=0)
+    memory_reserve_gb: float = Field(12, ge=0, le=MOST_GB)
+    memory_floor_gb: float = Field(8, ge=0, le=MOST_GB)
+    memory_kill_floor_gb: float = Field(4, ge=0, le=MOST_GB)
+    disk_reserve_gb: float = Field(20, ge=0, le=MOST_GB)
+    gpu_peak_tflops: float | None = Field(None, gt=0, le=MOST)
 
     # Jobs
-    checkpoint_minutes: float = Field(10, gt=0)
-    stall_minutes: float = Field(20, gt=0)
+    checkpoint_minutes: float = Field(10, gt=0, le=MOST)
+    stall_minutes: float = Field(20, gt=0, le=MOST)
     max_attempts: int = Field(3, ge=1)
-    max_job_hours: float = Field(72, gt=0)
+    max_job_hours: float = Field(72, gt=0, le=MOST)
     max_priority: Literal["high", "normal", "low"] = "high"
     train_window: Annotated[str | None, AfterValidator(_span_of_hours)] = None
     before_train_url: str | None = None
@@ -76,7 +82,7 @@ class Settings(BaseSettings):
 
     # Data
     keep_datasets: Literal["outbox", "state", "delete"] = "outbox"
-    keep_finished_days: float = Field(30, ge=0)
+    keep_finished_days: float = Field(30, ge=0, le=MOST_DAYS)
 
     # Hub
     hub_org: Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=96)] | None = None

@@ -1,11 +1,14 @@
 """Settings: what is read from where, and what a mistake is told."""
 
 import tempfile
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from appliance.settings import SECRETS, Settings, SettingsError
+from appliance.disk import Space, reserve_bytes
+from appliance.settings import MOST_DAYS, MOST_GB, SECRETS, Settings, SettingsError
 from tests.users import not_as_root
 
 
@@ -75,6 +78,24 @@ def test_every_mistake_is_told_at_once():
 def test_numbers_have_bounds(name, too_small, smallest):
     assert f"APPLIANCE_{name} is '{too_small}': input should be greater than" in refusal(**{name: too_small})
     assert getattr(load(**{name: smallest}), name.lower()) == float(smallest)
+
+
+FRACTIONS = [name.upper() for name, field in Settings.model_fields.items() if field.annotation in (float, float | None)]
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_no_number_is_too_large_to_count_with(name):
+    for endless in ("inf", "nan", "1e400"):
+        assert refusal(**{name: endless}) == f"APPLIANCE_{name} is '{endless}': input should be a finite number"
+    assert f"APPLIANCE_{name} is '1e12': input should be less than or equal to " in refusal(**{name: "1e12"})
+
+
+def test_the_largest_numbers_can_be_counted_with():
+    settings = load(KEEP_FINISHED_DAYS=f"{MOST_DAYS}", MAX_DROP_GB=f"{MOST_GB}", DISK_RESERVE_GB=f"{MOST_GB}")
+
+    assert settings.max_drop_bytes == 10**18
+    assert reserve_bytes(settings, Space(0, 0, 0)) == 10**18
+    assert datetime.fromtimestamp(time.time() + settings.keep_finished_days * 86_400).year > 2200
 
 
 def test_lists_are_words_with_commas_or_json():
