@@ -131,6 +131,12 @@ def test_a_model_whose_shape_is_unknown_here_is_the_machine_not_being_ready(shel
     assert (done.returncode, "--memory" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("memory", ["0GB", "0.0000000001GB", f"{'9' * 400}GB", "1000000000GB"])
+def test_a_memory_that_no_machine_has_is_refused(shell: Shell, memory: str):
+    done = shell.type("plan", shell.write("a.yaml", "base_model: demo\n"), "--memory", memory)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"--memory is {memory}\nWrite it like 128GB.\n")
+
+
 def test_jobs_without_an_appliance_say_where_there_is_none(shell: Shell):
     done = shell.type("jobs")
     assert done.returncode == 3

@@ -28,6 +28,8 @@ from appliance.settings import Settings
 from appliance.sources import Source
 
 UNITS: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "": 10**9}
+# No machine has as much.
+MOST_BYTES: Final = 10**18
 # Before a tokenizer has seen the rows: English and code take about this many bytes a token.
 BYTES_PER_TOKEN: Final = 4
 
@@ -65,9 +67,9 @@ def _machine(settings: Settings, memory: str | None) -> Machine:
         return machine
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", memory.strip())
     unit = UNITS.get(match.group(2).upper()) if match else None
-    if match is None or unit is None:
+    total = int(min(float(match.group(1)) * unit, MOST_BYTES)) if match and unit else 0
+    if not 0 < total < MOST_BYTES:
         raise MemorySizeError(f"--memory is {memory}", hint="Write it like 128GB.")
-    total = int(float(match.group(1)) * unit)
     # Planning for another machine means planning for one like a Spark, which this appliance is made for.
     reserve = memory_reserve_bytes(settings, total, unified=True)
     speed = machine.flops_per_second if machine.kind == "gpu" else GPU_FLOPS
