@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from appliance.disk import NOTHING_FREE_BYTES, space_of
 from appliance.errors import ApplianceError
 from appliance.files import sync
 
@@ -38,19 +39,28 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LockedError(
             f"the database {path} is locked by another program",
-            hint="Close what has it open, for example a database browser; the appliance waits for it.",
+            hint="Close what has it open, for example a database browser, then try again.",
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return StoreError(
             f"the database {path} cannot be written: {error}",
             hint=f"Let user {os.geteuid()} write the folder {path.parent} and what is in it; is it mounted read-only?",
         )
-    if code == sqlite3.SQLITE_FULL:
-        return StoreError(f"the disk of {path.parent} is full", hint="Make room there, then start the appliance again.")
+    # A database that is opened needs a little room at once; where there is none SQLite calls that an error of the disk.
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path.parent)):
+        hint = "Make room there. The appliance goes on by itself if it runs; otherwise start it again."
+        return StoreError(f"the disk of {path.parent} is full", hint=hint)
     if code == sqlite3.SQLITE_IOERR:
         hint = "Look at the kernel's log: the disk may be failing. The backups lie in the folder backup beside it."
         return StoreError(f"the disk of {path.parent} reports an error: {error}", hint=hint)
     return StoreError(f"the database {path} cannot be used: {error}", hint=f"It is damaged. {REBUILD}")
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return space_of(folder).free_bytes < NOTHING_FREE_BYTES
+    except OSError:
+        return False
 
 
 def check_database(path: Path) -> None:

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 GB: Final = 10**9
 # On a disk smaller than the defaults are made for, this share of it is kept free instead.
 RESERVE_SHARE: Final = 0.05
+# Below this much, not even a few lines can be written.
+NOTHING_FREE_BYTES: Final = 1 << 20
 BALLAST_BYTES: Final = 128 * 10**6
 BALLAST_SHARE: Final = 0.02
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)

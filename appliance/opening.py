@@ -34,7 +34,7 @@ def open_database(database: Path, *, stopping: Callable[[], bool] = lambda: Fals
             if stopping():
                 raise
             if time.monotonic() - said > SAY_SECONDS:
-                logger.warning("%s; waiting. %s", error.message, error.hint)
+                logger.warning("%s, for example a database browser; waiting until it is closed there", error.message)
                 said = time.monotonic()
             time.sleep(LOOK_SECONDS)
     if store.fact("installation") is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.database import DailyBackup, LockedError, explain
-from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.disk import NOTHING_FREE_BYTES, Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.preflight import lacks_room, little_room
@@ -15,8 +15,6 @@ from appliance.settings import Settings
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS: Final = 10.0
-# Below this much, not even a few lines can be written.
-NOTHING_FREE_BYTES: Final = 1 << 20
 
 
 class Upkeep:

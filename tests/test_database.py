@@ -1,6 +1,8 @@
 """The database as a whole: damaged, locked, newer, read-only, gone; copied every day; made anew from the jobs."""
 
+import contextlib
 import os
+import resource
 import shutil
 import sqlite3
 import tempfile
@@ -22,6 +24,7 @@ from appliance.rebuild import rebuild
 from appliance.store import Store
 from appliance.store_schema import SCHEMA_VERSION
 from tests.box import Box
+from tests.small_disk import small_disk
 from tests.users import not_as_root
 
 DEADLINE_SECONDS = 60.0
@@ -95,14 +98,18 @@ def test_a_locked_database_is_waited_for(database: Path, monkeypatch: pytest.Mon
     assert opened[0].fact("installation") == "ours"
 
 
-def test_who_waits_for_a_locked_database_can_still_be_stopped(database: Path, monkeypatch: pytest.MonkeyPatch):
+def test_who_waits_for_a_locked_database_can_still_be_stopped(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr("appliance.store.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(database)) as holder:
         holder.execute("PRAGMA locking_mode = EXCLUSIVE")
         holder.execute("BEGIN EXCLUSIVE")
+        answers = iter((False, True))
         with pytest.raises(LockedError, match="locked by another program") as caught:
-            open_database(database, stopping=lambda: True)
-    assert "waits" in (caught.value.hint or "")
+            open_database(database, stopping=lambda: next(answers))
+    assert "try again" in (caught.value.hint or "")
+    assert "waiting until it is closed there" in caplog.text
 
 
 def test_a_lock_in_the_middle_of_the_work_ends_nothing(box: Box, caplog: pytest.LogCaptureFixture):
@@ -121,6 +128,31 @@ def test_a_lock_in_the_middle_of_the_work_ends_nothing(box: Box, caplog: pytest.
         box.tick()
     assert len(box.appliance.store.recent_jobs()) == 1
     assert len(list((box.settings.state / "jobs").iterdir())) == 1
+
+
+def test_a_full_disk_is_not_taken_for_a_failing_one(tmp_path: Path):
+    with small_disk(tmp_path, 1 << 20):
+        # Closed, it leaves nothing beside itself: whoever opens it next needs room.
+        Store(tmp_path / DATABASE).close()
+        with contextlib.suppress(OSError), (tmp_path / "results").open("wb", buffering=0) as results:
+            while True:
+                results.write(bytes(4096))
+        with pytest.raises(StoreError, match=r"^the disk of .* is full$") as caught:
+            Store(tmp_path / DATABASE)
+        assert "goes on by itself" in (caught.value.hint or "")
+        (tmp_path / "results").unlink()
+        Store(tmp_path / DATABASE).close()
+
+
+def test_an_error_of_a_disk_with_room_is_called_one(database: Path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="reports an error") as caught:
+            Store(database)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "kernel's log" in (caught.value.hint or "")
 
 
 def test_a_database_that_may_not_be_written_is_refused_with_what_to_do():
