@@ -1,6 +1,7 @@
 """The container's health check: what it asks, and what it says when something is amiss."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -55,3 +56,21 @@ def test_a_port_that_nobody_answers_on_is_named():
     done = check(port)
     assert done.returncode == 1
     assert f"no answer on port {port}" in done.stdout
+
+
+def test_a_port_that_something_else_answers_on_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-x\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = server.getsockname()[1]
+        done = check(port)
+        thread.join()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == f"something else answers on port {port}: SSH-2.0-x\n"

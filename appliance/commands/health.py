@@ -1,5 +1,6 @@
 """`python -m appliance.commands.health`: the container's health check. Ends with 1 and the reason when unwell."""
 
+import http.client
 import os
 import sys
 import urllib.error
@@ -24,6 +25,9 @@ def main() -> int:
             return 1
         except OSError as error:
             print(f"no answer on port {port}: {error}")
+            return 1
+        except http.client.HTTPException as error:
+            print(f"something else answers on port {port}: {str(error).strip()}")
             return 1
     return 0
 
