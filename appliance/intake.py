@@ -28,6 +28,7 @@ from appliance.places import Places
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
 from appliance.store import DropKey, Store
+from appliance.texts.why import gist
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: 
     )
     if problems:
         job_dir.write_problems(Stage.CHECK, problems)
-        job_dir.write_outcome(REJECTION)
+        job_dir.write_outcome({**REJECTION, "message": gist(problems)})
     job_dir.write_job(job)
     sync(path)
     return _Staged(job, path, identity)

@@ -31,6 +31,7 @@ from appliance.order import has_ended_well
 from appliance.priorities import capped
 from appliance.retries import again, progress_mark, tries
 from appliance.store import Store
+from appliance.texts.why import gist
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class Pipeline:
                 return self._advance(job, stage, now=now)
             case EndKind.REJECTED:
                 self.note_rejection(job, stage, now=now)
-                return self.settle(job, Outcome.REJECTED, stage=stage)
+                message = gist(self.dir(job).problems(stage))
+                return self.settle(job, Outcome.REJECTED, stage=stage, message=message)
             case _ if job.cancel_requested and stage is not Stage.PUBLISH:
                 return self.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
             case EndKind.STOPPED:

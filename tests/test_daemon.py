@@ -63,7 +63,11 @@ def test_the_next_job_is_prepared_while_one_trains_but_does_not_train(box: Box):
 
 def test_a_refused_input_is_a_rejection(box: Box):
     box.drop(check="reject")
-    assert box.ended().state is JobState.REJECTED
+    job = box.ended()
+    assert job.state is JobState.REJECTED
+    assert job.message == "3: the row is made up"
+    box.shift += 5
+    box.turn_until(lambda: "Rejected: 3: the row is made up." in (box.outbox / "STATUS.md").read_text())
     assert (box.outbox / "0001-support.rejected" / "dropped" / "support.jsonl").exists()
 
 

@@ -104,6 +104,7 @@ def test_the_same_bytes_are_refused_while_the_first_job_waits_and_welcome_after_
     (second,) = door.take_in(door.drops()[0])
     assert second.outcome is Outcome.REJECTED
     assert "0001-a" in door.dir(second).problems(Stage.CHECK)[0].message
+    assert "0001-a" in (door.dir(second).outcome() or {})["message"]
 
     door.store.save(move(move(first, JobState.RUNNING), JobState.FAILED, finished=1.0))
     door.put("c.jsonl")

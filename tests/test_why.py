@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
 from appliance.texts.remedies import FAILURES, REJECTIONS
-from appliance.texts.why import SHOWN_OF_A_KIND, Why, why_html, why_markdown
+from appliance.texts.why import SHOWN_OF_A_KIND, Why, gist, why_html, why_markdown
 from tests.page_reader import assert_inert, read_page
 
 UNKNOWN_KEY = Problem(
@@ -123,6 +123,20 @@ def test_a_problem_that_stands_for_many_rows_alone_keeps_its_message():
     over_long = Problem("over_long", "400 rows are longer than 8,192 tokens", Reason.LABELS, count=400)
 
     assert "400 rows are longer than 8,192 tokens" in why_markdown(replace(REJECTED, problems=(over_long,)))
+
+
+def test_the_gist_is_the_first_problem_in_a_line_and_the_number_of_the_others():
+    many = replace(BAD_JSON, message="... and 40 more like this", line=None, count=40)
+    assert gist([BAD_JSON]) == "support.jsonl:2: a colon is missing at column 23"
+    assert gist([BAD_JSON, UNKNOWN_KEY, many]) == "support.jsonl:2: a colon is missing at column 23 (and 41 more)"
+    assert gist([]) == ""
+
+
+def test_the_gist_is_short_and_quotes_no_row():
+    long = replace(BAD_JSON, message="this is a link;\nonly files are taken. Copy the file itself.", file="n" * 300)
+    assert gist([long]) == f"{'n' * 39}…:2: this is a link; only files are taken"
+    assert len(gist([replace(BAD_JSON, message="word " * 90)])) <= 160
+    assert "role" not in gist([BAD_JSON])
 
 
 @pytest.mark.parametrize("failure", FailureClass)

@@ -1,7 +1,7 @@
 """`WHY.md` and `WHY.html`: why a job came back without an adapter, and what to do about it. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Final
 
@@ -14,6 +14,8 @@ from appliance.texts.wording import STAGES, clip, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
 _LONGEST_FINDING: Final = 300
+_LONGEST_GIST: Final = 160
+_LONGEST_NAME_IN_GIST: Final = 40
 _ACRONYMS: Final = frozenset({"bom", "html", "json", "lora", "nul", "utf8", "yaml"})
 _TRACEBACK: Final = "Traceback (most recent call last)"
 
@@ -106,6 +108,21 @@ def _group(code: str, members: Sequence[Problem], shown: int) -> ProblemGroup:
     # A later entry that stands for several is the check's own "and so many more".
     listed = [first, *(problem for problem in others if problem.count == 1)]
     return ProblemGroup(_kind(code), tuple(listed[:shown]), len(listed), sum(problem.count for problem in members))
+
+
+def gist(problems: Sequence[Problem]) -> str:
+    """The first problem in one short sentence, and how many there are besides; empty where there is none.
+
+    For lists with a line a job. `found`, which may be a piece of a row, is left out.
+    """
+    if not problems:
+        return ""
+    first = problems[0]
+    said = " ".join(first.message.split()).partition(". ")[0].rstrip(".")
+    name = first.file and clip(first.file, _LONGEST_NAME_IN_GIST)
+    more = sum(problem.count for problem in problems[1:])
+    others = f" (and {more:,} more)" if more else ""
+    return clip(str(replace(first, file=name, message=said)), _LONGEST_GIST) + others
 
 
 def unsaid(problem: Problem) -> tuple[str | None, str | None]:
