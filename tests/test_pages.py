@@ -158,6 +158,42 @@ def test_the_inbox_page_says_why_drops_were_rejected(site):
     assert "/jobs/7/files/WHY.html" in page.links()
 
 
+def test_the_page_of_a_rejected_job_shows_the_first_problems_and_urges_nobody_to_try_again(site):
+    problem = Problem(code="bad_json", message="this is no JSON: <b>", file="a.jsonl", line=3)
+    others = [replace(problem, line=line) for line in range(4, 10)]
+    files = {"problems.json": json.dumps([one.as_json() for one in [problem, *others]]), "WHY.html": "<p>why</p>"}
+    publish(site, replace(REJECTED, message="a.jsonl:3: this is no JSON (and 6 more)"), files)
+    site.client.log_in()
+    page = read_page(site.client.get("/jobs/7").text)
+    assert page.texts("li")[:5] == [str(one) for one in [problem, *others[:4]]]
+    assert "and 2 more problems" in page.text
+    assert "/jobs/7/files/WHY.html" in page.links()[: page.links().index("/jobs/7/files/problems.json")]
+    [again] = [button for button in page.all("button") if button.text == "Try again"]
+    assert again.attributes["class"] == "quiet"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "file", "words"),
+    [
+        (Outcome.SUCCEEDED, "report.html", "Open the report"),
+        (Outcome.CHECKED, "report.html", "What was checked"),
+        (Outcome.REJECTED, "WHY.html", "Why it was rejected"),
+        (Outcome.FAILED, "WHY.html", "Why it failed"),
+        (Outcome.CANCELLED, "WHY.html", "Why it was cancelled"),
+    ],
+)
+def test_what_to_open_first_stands_at_the_top_of_a_job(site, outcome, file, words):
+    publish(site, replace(DONE, outcome=outcome, verdict=None), {file: "<p>page</p>", "worker.log": "x"})
+    [state] = re.findall(r'<section data-live="state".*?</section>', site.client.get("/jobs/7").text, re.DOTALL)
+    [link] = read_page(state).all("a")
+    assert (link.attributes["href"], link.text.startswith(words)) == (f"/jobs/7/files/{file}", True)
+
+
+def test_no_page_is_offered_that_is_not_there(site):
+    publish(site, DONE, {"adapter/adapter_config.json": "{}"})
+    assert "Open the report" not in site.client.get("/jobs/7").text
+
+
 def test_the_system_page_shows_memory_and_what_cannot_be_read(site):
     text = " ".join(read_page(site.client.get("/system").text).text.split())
     assert "are free" in text

@@ -123,9 +123,15 @@ def rejections(site: Site) -> Iterator[Rejection]:
     """The newest rejected drops."""
     for job in site.store.recent_jobs(REJECTIONS_SHOWN, [JobState.REJECTED]):
         folder = result_of(site, job)
-        problems = _problems(folder) if folder else []
+        problems, more = first_problems(folder)
         page = f"/jobs/{job.number}/files/WHY.html" if folder else None
-        yield Rejection(job, tuple(problems[:PROBLEMS_SHOWN]), max(0, len(problems) - PROBLEMS_SHOWN), page)
+        yield Rejection(job, problems, more, page)
+
+
+def first_problems(folder: Path | None) -> tuple[tuple[Problem, ...], int]:
+    """The first problems of the drop whose result lies in a folder, and how many there are besides."""
+    problems = _problems(folder) if folder else []
+    return tuple(problems[:PROBLEMS_SHOWN]), sum(problem.count for problem in problems[PROBLEMS_SHOWN:])
 
 
 def _problems(folder: Path) -> list[Problem]:

@@ -1,20 +1,29 @@
 """What each page shows, as the context of its template. Made in a thread, at most once a second for all who watch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from markupsafe import Markup
 
 from appliance.actions import offered, why_not_with_library
 from appliance.history import Histories
-from appliance.job import ENDED, Job, JobState, Verdict
+from appliance.job import ENDED, Job, JobState, Outcome, Verdict
 from appliance.revision import version_and_commit
 from appliance.status_files import inbox_rows, make_board, queued_row, result_row, running_row, troubles_of
 from appliance.texts.board import board_context, facts, result_words, why_waiting
 from appliance.texts.curves import curves
 from appliance.texts.pages import render
 from appliance.texts.wording import STAGES, moment, size
-from appliance.web.jobs import evaluation, log_tail, push_words, rejections, result_files, samples
+from appliance.web.jobs import (
+    ResultFile,
+    evaluation,
+    first_problems,
+    log_tail,
+    push_words,
+    rejections,
+    result_files,
+    samples,
+)
 from appliance.web.machine_words import disks, gpu_facts, memory_bar
 from appliance.web.site import Site
 
@@ -30,6 +39,13 @@ TONES: Final = {
     JobState.FAILED: "bad",
     JobState.REJECTED: "warn",
     JobState.CANCELLED: "warn",
+}
+FIRST: Final = {
+    Outcome.SUCCEEDED: ("report.html", "Open the report"),
+    Outcome.CHECKED: ("report.html", "What was checked"),
+    Outcome.REJECTED: ("WHY.html", "Why it was rejected, and what would work"),
+    Outcome.FAILED: ("WHY.html", "Why it failed, and what would work"),
+    Outcome.CANCELLED: ("WHY.html", "Why it was cancelled"),
 }
 LONGEST_SAMPLE: Final = 2000
 
@@ -74,15 +90,24 @@ class Views:
         entry = view.running_of(number)
         row = running_row(entry, view) if entry else None
         lead, tone = self._lead(job, running=row is not None)
+        folder, files = result_files(self.site, job)
+        problems, more = first_problems(folder) if job.outcome is Outcome.REJECTED else ((), 0)
         context = {
             "job": job,
             "row": row,
-            "lead": lead,
+            "said": lead,
+            # The problems stand below it.
+            "lead": self._came_of(replace(job, message="")) if problems else lead,
             "tone": tone,
+            "problems": problems,
+            "more": more,
+            "first": _first_to_open(job, files),
             "facts": facts,
             "evaluation": evaluation(self.site, job),
             "actions": offered(job, hub=self.site.settings.hub_org is not None),
             "labels": ACTIONS,
+            # The same drop is rejected again, unless a recipe of the library was what is wrong.
+            "kinds": {"cancel": "danger", "retry": "quiet" if job.outcome is Outcome.REJECTED else ""},
             "recipes": () if why_not_with_library(job) else self.site.recipes,
             "memory": memory_bar(self.site.settings),
             **self._rights(acts=acts),
@@ -116,11 +141,14 @@ class Views:
 
     def _lead(self, job: Job, *, running: bool) -> tuple[str, str]:
         if job.state in ENDED and job.outcome is not None:
-            return result_words(result_row(job, self.site.jobs, self.site.settings)), _tone(job)
+            return self._came_of(job), _tone(job)
         if running and job.stage:
             stopping = ", and is being stopped" if job.cancel_requested else ""
             return f"{STAGES[job.stage]}{stopping}", ""
         return why_waiting(queued_row(job, self.site.jobs)), ""
+
+    def _came_of(self, job: Job) -> str:
+        return result_words(result_row(job, self.site.jobs, self.site.settings))
 
     def _about(self, job: Job) -> list[tuple[str, str]]:
         about = [
@@ -156,6 +184,12 @@ def _tone(job: Job) -> str:
     if job.state is not JobState.SUCCEEDED:
         return TONES[job.state]
     return {Verdict.BROKEN: "bad", Verdict.IMPROVED: "good", None: "good"}.get(job.verdict, "")
+
+
+def _first_to_open(job: Job, files: list[ResultFile]) -> tuple[str, str] | None:
+    """The page of a result to open first, and what its link says; None where there is none."""
+    page = FIRST.get(job.outcome) if job.outcome else None
+    return page if page and any(file.path == page[0] for file in files) else None
 
 
 def _readable(sample: dict[str, Any]) -> dict[str, str]:
