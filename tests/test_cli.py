@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from appliance import __version__, files
 from appliance.commands.submit import SubmitError, submit
 from appliance.files import rename_new
-from appliance.job import Job, JobState, move
+from appliance.job import Job, JobState, Waiting, move
 from appliance.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +29,11 @@ class Shell:
         (folder / "recipes").mkdir()
         (folder / "recipes" / "demo.yaml").write_text("base_model: demo\n")
 
-    def type(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def type(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "appliance", *words],
             cwd=self.folder,
-            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
             capture_output=True,
             text=True,
             timeout=60,
@@ -150,6 +151,20 @@ def test_jobs_and_one_job_are_shown_to_people_and_programs(shell: Shell):
     assert json.loads(shell.type("jobs", "--json").stdout)[0]["state"] == "queued"
     assert "taken in" in shell.type("show", "7").stdout
     assert json.loads(shell.type("show", "0007-support", "--json").stdout)["events"][0]["event"] == "taken_in"
+
+
+def test_a_long_name_hides_nothing_of_the_other_columns(shell: Shell):
+    waits = replace(a_job(), waiting=Waiting.MEMORY, waiting_detail="needs 44 GB, 31 GB are free")
+    long = replace(waits, number=8, id=f"0008-{'long-' * 40}", uuid="v")
+    shell.database(waits, long)
+    terminal = shell.type("jobs", FORCE_COLOR="1", TERM="dumb").stdout
+    assert "0008-long-long" in terminal
+    assert long.id not in terminal
+    assert max(len(line.rstrip()) for line in terminal.splitlines()) <= 80
+    assert terminal.count("waits for memory:") == 2
+    piped = shell.type("jobs", COLUMNS="80").stdout.splitlines()
+    assert [line.split()[0] for line in piped] == ["job", long.id, waits.id]
+    assert all(line.rstrip().endswith("waits for memory: needs 44 GB, 31 GB are free") for line in piped[1:])
 
 
 def test_a_job_that_is_none_is_said_to_be_none(shell: Shell):

@@ -20,6 +20,10 @@ from appliance.settings import Settings
 from appliance.texts.wording import PUSHES, VERDICTS, plural
 
 LISTED = 50
+UNCUT = 10_000
+NARROWEST_JOB = 10
+# `running: prepare`, a date and a time, and room to say how a job stands.
+OTHER_COLUMNS = 54
 COLOURS = {
     JobState.SUCCEEDED: "green",
     JobState.RUNNING: "cyan",
@@ -38,13 +42,18 @@ def jobs(*, as_json: bool) -> None:
     if not found:
         print("No jobs yet. Drop a .jsonl file into the inbox.")
         return
+    console = Console()
+    if not console.is_terminal:
+        # A pipe or a file has no edge at which anything would have to be cut.
+        console = Console(width=UNCUT)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "state", "taken in"):
+    table.add_column("job", no_wrap=True, overflow="ellipsis", max_width=_widest_job(console.width))
+    for column in ("state", "taken in"):
         table.add_column(column, no_wrap=True)
     table.add_column("how it stands", overflow="fold")
     for job in found:
         table.add_row(*_row(job, settings))
-    Console().print(table)
+    console.print(table)
 
 
 def show(name: str, *, as_json: bool) -> None:
@@ -93,6 +102,11 @@ def _facts(job: Job, settings: Settings) -> dict[str, Any]:
         "seconds_left": progress.seconds_left,
         "loss": progress.loss,
     }
+
+
+def _widest_job(width: int) -> int:
+    """How much of a line a job's name may take, so that how it stands can be read beside it."""
+    return width if width == UNCUT else min(width // 3, max(NARROWEST_JOB, width - OTHER_COLUMNS))
 
 
 def _row(job: Job, settings: Settings) -> tuple[str, ...]:
