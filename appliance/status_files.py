@@ -113,8 +113,16 @@ def running_row(entry: Running, view: View) -> RunningRow:
 
 def queued_row(job: Job, jobs: Path) -> QueuedRow:
     """A job that waits, as the board shows it."""
-    ready = (jobs / job.id / Stage.PREPARE / "result.json").exists()
-    return QueuedRow(job.id, job.created, job.waiting, job.waiting_detail, made_ready=ready, people=people(job))
+    ready = not job.dry_run and (jobs / job.id / Stage.PREPARE / "result.json").exists()
+    return QueuedRow(
+        job.id,
+        job.created,
+        job.waiting,
+        job.waiting_detail,
+        made_ready=ready,
+        dry_run=job.dry_run,
+        people=people(job),
+    )
 
 
 def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:

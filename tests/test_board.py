@@ -134,6 +134,14 @@ def test_until_when_a_dataset_is_kept():
         assert "Its dataset is kept until 2026-10-21 16:13 CEST." in text
 
 
+@pytest.mark.parametrize("write", [markdown, status_html])
+def test_a_dry_run_that_waits_can_be_told_from_a_training(write):
+    row = replace(FULL.queued[0], dry_run=True)
+
+    assert "31 GB are free; it is only checked, not trained" in write(Board(NOW, queued=(row,)))
+    assert "only checked" not in write(FULL)
+
+
 def test_an_idle_board_says_so():
     assert "Nothing is being worked on." in markdown(Board(NOW))
     assert read_page(status_html(Board(NOW))).texts("h2") == ["Now"]

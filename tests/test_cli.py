@@ -14,7 +14,7 @@ import pytest
 from appliance import __version__, files
 from appliance.commands.submit import SubmitError, submit
 from appliance.files import rename_new
-from appliance.job import Job, JobState, Waiting, move
+from appliance.job import Job, JobState, Outcome, Waiting, move
 from appliance.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +151,18 @@ def test_jobs_and_one_job_are_shown_to_people_and_programs(shell: Shell):
     assert json.loads(shell.type("jobs", "--json").stdout)[0]["state"] == "queued"
     assert "taken in" in shell.type("show", "7").stdout
     assert json.loads(shell.type("show", "0007-support", "--json").stdout)["events"][0]["event"] == "taken_in"
+
+
+def test_a_dry_run_is_told_from_a_training(shell: Shell):
+    waits = replace(a_job(), dry_run=True)
+    ended = replace(waits, number=8, id="0008-web", uuid="v", state=JobState.SUCCEEDED, outcome=Outcome.CHECKED)
+    shell.database(waits, ended)
+    listed = shell.type("jobs").stdout.splitlines()
+    assert listed[1].rstrip().endswith("checked: it can be trained on")
+    assert listed[2].rstrip().endswith("only checked, not trained")
+    assert "checked: it can be trained on" in shell.type("show", "8").stdout
+    for number in "78":
+        assert "only checked, not trained" in shell.type("show", number).stdout
 
 
 def test_a_long_name_hides_nothing_of_the_other_columns(shell: Shell):

@@ -189,6 +189,16 @@ def test_what_to_open_first_stands_at_the_top_of_a_job(site, outcome, file, word
     assert (link.attributes["href"], link.text.startswith(words)) == (f"/jobs/7/files/{file}", True)
 
 
+def test_a_dry_run_is_told_from_a_training_on_board_and_job_page(site):
+    site.store.save(replace(JOB, state=JobState.QUEUED, stage=None, dry_run=True))
+    for path in ("/", "/jobs/7"):
+        assert "Waits for its turn; it is only checked, not trained." in site.client.get(path).text
+    publish(site, replace(DONE, outcome=Outcome.CHECKED, verdict=None, dry_run=True), {"report.html": "x"})
+    text = " ".join(read_page(site.client.get("/jobs/7").text).text.split())
+    assert "Checked: it can be trained on." in text
+    assert "purposeonly checked, not trained" in text
+
+
 def test_no_page_is_offered_that_is_not_there(site):
     publish(site, DONE, {"adapter/adapter_config.json": "{}"})
     assert "Open the report" not in site.client.get("/jobs/7").text

@@ -17,6 +17,7 @@ from appliance.places import Places
 from appliance.progress import Progress
 from appliance.push_store import PushRow, PushStore
 from appliance.settings import Settings
+from appliance.texts.board import CHECKED, ONLY_CHECKED
 from appliance.texts.wording import PUSHES, VERDICTS, plural
 
 LISTED = 50
@@ -119,18 +120,21 @@ def _how_it_stands(job: Job, settings: Settings) -> str:
     """The progress of a running job, why another waits, what came of one that has ended."""
     if job.state is JobState.RUNNING:
         return how_it_goes(_progress(job, settings))
+    if job.outcome is Outcome.CHECKED:
+        return CHECKED
     if job.verdict is not None and job.state is JobState.SUCCEEDED:
         return VERDICTS[job.verdict]
-    return _message(job)
+    return _message(job) or (ONLY_CHECKED if job.dry_run else "")
 
 
 def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
     result = find_result(settings.outbox, job.id)
     lines = [
         ("base model", job.base_model or ""),
+        ("purpose", ONLY_CHECKED if job.dry_run else ""),
         ("files", ", ".join(f"{file.name} ({file.bytes:,} bytes)" for file in job.files)),
         ("verdict", job.verdict or ""),
-        ("message", _message(job)),
+        ("message", CHECKED if job.outcome is Outcome.CHECKED else _message(job)),
         ("progress", how_it_goes(_progress(job, settings)) if job.state is JobState.RUNNING else ""),
         ("result", str(result) if result else ""),
     ]

@@ -28,6 +28,10 @@ WAITS: Final = {
 }
 
 
+# What came of a dry run, and what one is until then.
+CHECKED: Final = "checked: it can be trained on"
+ONLY_CHECKED: Final = "only checked, not trained"
+
 PUSHES: Final = {
     Push.PENDING: "it waits to be pushed to the Hub",
     Push.PUSHED: "it is on the Hub",
@@ -62,6 +66,7 @@ class QueuedRow:
     waiting: Waiting
     detail: str = ""
     made_ready: bool = False
+    dry_run: bool = False
     people: tuple[str, ...] = ()
 
 
@@ -171,7 +176,9 @@ def facts(row: RunningRow) -> list[str]:
 def why_waiting(row: QueuedRow) -> str:
     """Why a queued job waits, as a phrase."""
     ready = " and is ready to train" if row.made_ready and row.waiting is Waiting.NONE else ""
-    return WAITS[row.waiting] + ready + (f": {row.detail}" if row.detail else "") + _by(row.people)
+    detail = f": {row.detail}" if row.detail else ""
+    checked = f"; it is {ONLY_CHECKED}" if row.dry_run else ""
+    return WAITS[row.waiting] + ready + detail + checked + _by(row.people)
 
 
 def result_words(row: ResultRow) -> str:
@@ -185,7 +192,7 @@ def _by(people: tuple[str, ...]) -> str:
 
 def _came_of(row: ResultRow) -> str:
     if row.outcome is Outcome.CHECKED:
-        return "checked: it can be trained on"
+        return CHECKED
     if row.verdict is None or row.outcome is not Outcome.SUCCEEDED:
         return str(row.state) if row.outcome is Outcome.CANCELLED or not row.message else f"{row.state}: {_gist(row)}"
     losses = ""

@@ -10,7 +10,7 @@ from appliance.history import Histories
 from appliance.job import ENDED, Job, JobState, Outcome, Verdict
 from appliance.revision import version_and_commit
 from appliance.status_files import inbox_rows, make_board, queued_row, result_row, running_row, troubles_of
-from appliance.texts.board import board_context, facts, result_words, why_waiting
+from appliance.texts.board import ONLY_CHECKED, board_context, facts, result_words, why_waiting
 from appliance.texts.curves import curves
 from appliance.texts.pages import render
 from appliance.texts.wording import STAGES, moment, size
@@ -153,6 +153,7 @@ class Views:
     def _about(self, job: Job) -> list[tuple[str, str]]:
         about = [
             ("base model", job.base_model or ""),
+            ("purpose", ONLY_CHECKED if job.dry_run else ""),
             ("dropped", moment(job.created, None)),
             ("started", moment(job.started, None) if job.started else ""),
             ("ended", moment(job.finished, None) if job.finished else ""),
