@@ -196,6 +196,7 @@ def test_beyond_loopback_reading_needs_a_token(site, path):
 @pytest.mark.parametrize("path", [*READABLE, "/login", "/static/live.js"])
 def test_beyond_loopback_nothing_is_there_without_a_read_token(open_site, path):
     assert away(open_site).get(path).status == 403
+    assert away(open_site).get(path, Accept="text/html").text.startswith("beyond this machine nothing can be read")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

@@ -204,6 +204,39 @@ def test_no_page_is_offered_that_is_not_there(site):
     assert "Open the report" not in site.client.get("/jobs/7").text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/jobs/99", 404, "There is no such job."),
+        ("GET", "/jbos", 404, "No page has this address; it may be mistyped."),
+        ("GET", "/jobs/7/files/secret", 404, "This job has no such file."),
+        ("POST", "/api/v1/queue/pause", 403, "The form is not of this session; load the page again."),
+        ("GET", "/api/v1/jobs?limit=0", 422, "query.limit: Input should be greater than or equal to 1."),
+    ],
+)
+def test_a_refusal_is_a_page_for_people_and_json_for_programs(site, method, path, status, said):
+    browser = site.browser(Accept="text/html,*/*;q=0.8")
+    browser.log_in()
+    answer = browser.ask(method, path)
+    page = read_page(answer.text)
+    assert (answer.status, page.unclosed, len(page.all("h1"))) == (status, [], 1)
+    assert said in page.text
+    assert {"/", "/inbox", "/system"} <= set(page.links())
+    program = site.browser(Authorization=f"Bearer {API_TOKEN}" if method == "GET" else "", Cookie=browser.cookie)
+    assert program.ask(method, path).headers["content-type"] == "application/json"
+
+
+def test_hostile_text_in_a_refusal_is_text(site):
+    browser = site.browser(Accept="text/html")
+    browser.log_in()
+    form = {"csrf": browser.csrf(), "recipe": HOSTILE}
+    site.store.save(DONE)
+    answer = browser.post("/api/v1/jobs/7/retry", form)
+    assert answer.status == 422
+    assert "<script>alert" not in answer.text
+    assert "alert(1)" in read_page(answer.text).text
+
+
 def test_the_system_page_shows_memory_and_what_cannot_be_read(site):
     text = " ".join(read_page(site.client.get("/system").text).text.split())
     assert "are free" in text

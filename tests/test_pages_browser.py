@@ -122,7 +122,7 @@ def log_in(page: Page, site: Served, next: str) -> None:
 def test_nothing_serious_is_in_anybodys_way(browser, site, screen, scheme):
     page = opened(browser, site, "/", viewport=screen, color_scheme=scheme)
     log_in(page, site, "/")
-    for path in PAGES:
+    for path in (*PAGES, "/jobs/10", "/jobs/99"):
         page.goto(base(site) + path)
         if path == "/jobs/7":
             page.locator(".u-legend").first.wait_for(timeout=MILLISECONDS)

@@ -20,9 +20,10 @@ from appliance.web.api import make_api
 from appliance.web.api_document import operations_of, types_of
 from appliance.web.asking import make_asking
 from appliance.web.downloads import make_downloads
-from appliance.web.guards import HostGuard, explain_refusal, may_reach, may_read
+from appliance.web.guards import HostGuard, may_reach, may_read
 from appliance.web.live import Shared, Watchers
 from appliance.web.pages import frame, make_login, make_pages, who_is
+from appliance.web.refusals import explain_invalid, explain_refusal
 from appliance.web.site import Site
 
 # A loop that has not turned for this long is stuck.
@@ -42,8 +43,8 @@ def make_app(site: Site) -> FastAPI:
     """The application over one appliance."""
     app = FastAPI(title="Spark Appliance", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HostGuard, access=site.access)
-    app.add_exception_handler(StarletteHTTPException, explain_refusal)
-    app.add_exception_handler(RequestValidationError, explain_invalid)
+    app.add_exception_handler(StarletteHTTPException, explain_refusal(site))
+    app.add_exception_handler(RequestValidationError, explain_invalid(site))
     histories, shared, watchers = Histories(site.jobs), Shared(), Watchers(site)
     registry = make_registry(site.store, site.view, site.clock, settings=site.settings, machine=site.machine)
     app.include_router(make_probes(site.view, registry, site.clock))
@@ -117,10 +118,3 @@ def make_documents(site: Site, app: FastAPI) -> APIRouter:
         return HTMLResponse(render("web/docs.html.j2", context))
 
     return documents
-
-
-async def explain_invalid(request: Request, error: Exception) -> Response:
-    """A request that does not have the form it should: what is wrong with it, in one line."""
-    assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors()]
-    return JSONResponse({"detail": "; ".join(problems)}, 422)

@@ -1,14 +1,12 @@
-"""Before any page is made: is this host ours, may the caller read, may it act. Answers those who may not."""
+"""Before any page is made: is this host ours, may the caller read, may it act. `refusals` answers those who may not."""
 
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import quote
 
-from fastapi import HTTPException, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi import HTTPException, Request
+from fastapi.responses import PlainTextResponse
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.web.access import Access, Caller
@@ -94,17 +92,6 @@ class LoginNeeded(HTTPException):
 def wants_page(request: Request) -> bool:
     """Whether a person looks at the answer."""
     return "text/html" in request.headers.get("accept", "")
-
-
-async def explain_refusal(request: Request, error: Exception) -> Response:
-    """401 and the other refusals: JSON for programs, a way to the login page for people."""
-    assert isinstance(error, StarletteHTTPException)
-    if isinstance(error, LoginNeeded) and wants_page(request):
-        here = request.url.path if request.method == "GET" else "/"
-        return RedirectResponse(f"/login?next={quote(here)}", 303)
-    if wants_page(request):
-        return PlainTextResponse(f"{error.detail}\n", error.status_code, headers=error.headers)
-    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
 
 
 def may_reach(site: Site) -> Callable[[Request], Awaitable[None]]:
