@@ -204,6 +204,14 @@ def test_no_page_is_offered_that_is_not_there(site):
     assert "Open the report" not in site.client.get("/jobs/7").text
 
 
+def test_a_job_that_runs_again_leads_to_the_new_one(site):
+    publish(site, REJECTED, {"WHY.html": "<p>why</p>"})
+    site.store.note(7, "run_again", now=NOW, job="0012-support")
+    page = read_page(site.client.get("/jobs/7").text)
+    assert "/jobs/0012-support" in page.links()
+    assert "runs again as0012-support" in " ".join(page.text.split())
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "said"),
     [

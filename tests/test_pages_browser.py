@@ -133,6 +133,19 @@ def test_nothing_serious_is_in_anybodys_way(browser, site, screen, scheme):
     page.context.close()
 
 
+def test_the_names_of_the_folders_stand_on_one_line_on_a_phone(browser, site):
+    page = opened(browser, site, "/system", viewport=PHONE)
+    lines = page.evaluate(
+        """[...document.querySelectorAll('th[scope=row]')].map(cell => {
+            const text = document.createRange();
+            text.selectNodeContents(cell);
+            return text.getClientRects().length;
+        })"""
+    )
+    assert lines == [1, 1, 1]
+    page.context.close()
+
+
 def test_hostile_text_does_nothing_and_nothing_is_fetched_from_elsewhere(browser, site):
     page = opened(browser, site, "/")
     for path in PAGES:

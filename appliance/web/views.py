@@ -127,6 +127,7 @@ class Views:
             "log_stage": stage,
             "log": log,
             "about": self._about(job),
+            "again": self._runs_again(job),
         }
         return render("web/job_rest.html.j2", context)
 
@@ -160,7 +161,6 @@ class Views:
             ("attempt", str(job.attempt) if job.attempt > 1 else ""),
             ("Hub", push_words(self.site, job)),
             ("files", ", ".join(f"{file.name} ({size(file.bytes)})" for file in job.files)),
-            ("runs again as", ", ".join(self._runs_again(job))),
         ]
         return [(name, value) for name, value in about if value]
 
