@@ -153,6 +153,12 @@ def test_jobs_and_one_job_are_shown_to_people_and_programs(shell: Shell):
     assert json.loads(shell.type("show", "0007-support", "--json").stdout)["events"][0]["event"] == "taken_in"
 
 
+def test_each_job_is_one_line_of_a_pipe_and_show_has_the_rest(shell: Shell):
+    shell.database(replace(a_job(JobState.FAILED), message="the loader failed\nat line 3 of its code"))
+    assert [line.split()[0] for line in shell.type("jobs").stdout.splitlines()] == ["job", "0007-support"]
+    assert "at line 3 of its code" in shell.type("show", "7", "--json").stdout
+
+
 def test_a_dry_run_is_told_from_a_training(shell: Shell):
     waits = replace(a_job(), dry_run=True)
     ended = replace(waits, number=8, id="0008-web", uuid="v", state=JobState.SUCCEEDED, outcome=Outcome.CHECKED)

@@ -13,6 +13,7 @@ import pytest
 from appliance import outbox
 from appliance.errors import Problem
 from appliance.job import Job, JobState, Outcome, Stage, Verdict, Waiting, outbox_name
+from appliance.job_dir import JobDir
 from appliance.progress import Progress
 from appliance.running import Running
 from appliance.settling import Drop, DropState
@@ -191,6 +192,7 @@ def test_what_to_open_first_stands_at_the_top_of_a_job(site, outcome, file, word
 
 def test_a_dry_run_is_told_from_a_training_on_board_and_job_page(site):
     site.store.save(replace(JOB, state=JobState.QUEUED, stage=None, dry_run=True))
+    JobDir(site.jobs / JOB.id).write_result(Stage.PREPARE, {})
     for path in ("/", "/jobs/7"):
         assert "Waits for its turn; it is only checked, not trained." in site.client.get(path).text
     publish(site, replace(DONE, outcome=Outcome.CHECKED, verdict=None, dry_run=True), {"report.html": "x"})

@@ -124,7 +124,8 @@ def _how_it_stands(job: Job, settings: Settings) -> str:
         return CHECKED
     if job.verdict is not None and job.state is JobState.SUCCEEDED:
         return VERDICTS[job.verdict]
-    return _message(job) or (ONLY_CHECKED if job.dry_run else "")
+    # What a library said may be a whole traceback; `show` has the rest.
+    return _message(job).partition("\n")[0] or (ONLY_CHECKED if job.dry_run else "")
 
 
 def _lines(job: Job, settings: Settings) -> list[tuple[str, str]]:
