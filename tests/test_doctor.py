@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from appliance import surroundings
+from appliance.doctor import earlyoom, gpu
 from appliance.doctor import examine as examination
-from appliance.doctor import gpu
+from appliance.doctor.earlyoom import threshold_bytes
 from appliance.doctor.examine import NotHealthyError, examine, examine_at_start
 from appliance.doctor.finding import Finding, Level
 from appliance.doctor.gpu import driver_finding
@@ -142,6 +143,53 @@ def test_the_default_reserve_is_no_problem_of_a_small_disk(machine: Path):
 def test_of_memory_that_no_gpu_shares_an_eighth_is_reserve_enough(machine: Path):
     (memory, *_) = found("memory", memory_reserve_gb=10**6)
     assert memory.level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"),
+    [
+        ("", 12.8),
+        ('# EARLYOOM_ARGS="-m 2"\n', 12.8),
+        ('EARLYOOM_ARGS="-r 3600"\n', 12.8),
+        ("EARLYOOM_ARGS=\"-m 2 -s 100 --prefer '(python3?)'\"\n", 2.56),
+        ("EARLYOOM_ARGS=-m5,2 -p\n", 6.4),
+        ("EARLYOOM_ARGS='-M 3000000,1000000'", 3.072),
+        ('EARLYOOM_ARGS="-m 10 -M 1000000"', 1.024),
+        ('EARLYOOM_ARGS="-m 10"\nEARLYOOM_ARGS="-gm 1"\n', 1.28),
+        ('EARLYOOM_ARGS="--dryrun -m 10"', None),
+        ('EARLYOOM_ARGS="--newer-than-this"', None),
+        ('EARLYOOM_ARGS="-m much"', None),
+        ('EARLYOOM_ARGS="--avoid \'(sshd"', None),
+    ],
+)
+def test_when_earlyoom_acts_stands_in_its_arguments(text: str, gigabytes: float | None):
+    found = threshold_bytes(text, 128 * 10**9)
+    assert found == (None if gigabytes is None else pytest.approx(gigabytes * 10**9))
+
+
+def test_an_earlyoom_that_acts_before_the_guard_is_warned_of(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(earlyoom, "DEFAULTS", tmp_path / "earlyoom")
+    assert found("earlyoom") == []
+    (tmp_path / "earlyoom").write_text('EARLYOOM_ARGS="-r 3600"\n')
+    (early,) = found("earlyoom")
+    assert early.level is Level.WARNING
+    assert "would end trainings that fit" in early.message
+    assert "container/host/earlyoom" in str(early.remedy)
+    # The host's file is another one than that of the image.
+    monkeypatch.setenv(surroundings.IMAGE, "1")
+    assert found("earlyoom") == []
+
+
+def test_the_earlyoom_that_the_guide_sets_up_leaves_trainings_to_the_guard(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(earlyoom, "DEFAULTS", ROOT / "container" / "host" / "earlyoom")
+    assert [finding.level for finding in found("earlyoom")] == [Level.OK]
+    guide = (ROOT / "docs" / "install.md").read_text()
+    copied = guide.index("sudo cp container/host/earlyoom /etc/default/earlyoom")
+    assert copied < guide.index("earlyoom.service") < guide.index("sudo systemctl restart earlyoom.service")
 
 
 def test_a_recipe_that_cannot_be_read_is_named(machine: Path):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from appliance.doctor import folders, gpu, machine
+from appliance.doctor import earlyoom, folders, gpu, machine
 from appliance.doctor.finding import Finding, Level, problem
 from appliance.errors import ApplianceError
 from appliance.settings import Settings
@@ -35,6 +35,7 @@ LOCAL: Final[tuple[Check, ...]] = (
     folders.check_secrets,
     gpu.check_gpu,
     machine.check_memory,
+    earlyoom.check_earlyoom,
     folders.check_disks,
     machine.check_versions,
     machine.check_isolation,
