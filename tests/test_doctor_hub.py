@@ -27,9 +27,24 @@ def level(finding: Finding) -> str:
     return finding.level.value
 
 
-def test_without_an_organisation_there_is_nothing_to_ask(hub: LocalHub):
-    assert look()["hub"].level is Level.OK
-    assert hub.requests == []
+def test_without_an_organisation_it_asks_only_whether_the_hub_is_there(hub: LocalHub):
+    findings = look()
+    assert {check: level(finding) for check, finding in findings.items()} == {"hub": "ok", "hub-endpoint": "ok"}
+    assert [(asked.path.partition("?")[0], asked.token) for asked in hub.requests] == [("/api/models", None)]
+
+
+@pytest.mark.parametrize("fault", ["away", "drop", "silent", (503, {}, b"")])
+def test_without_the_hub_base_models_have_to_be_brought(hub: LocalHub, monkeypatch, fault):
+    monkeypatch.setattr(doctor, "LOOK_SECONDS", 0.5)
+    if fault == "away":
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    else:
+        hub.fault("GET", "/api/models", fault)
+    finding = look()["hub-endpoint"]
+    assert finding.level is Level.WARNING
+    assert "base models that are not here cannot be fetched" in finding.message
+    assert "Errno" not in finding.message
+    assert "appliance models import" in (finding.remedy or "")
 
 
 def test_an_organisation_without_a_token_is_a_problem():

@@ -182,7 +182,10 @@ def test_without_network_the_job_waits(tmp_path, settings):
         url = hub.url
     job = job_for(tmp_path, base_model="org/tiny")
     assert fetch(job, settings, HF_ENDPOINT=url) == 3
-    assert job.failure(Stage.FETCH)["waiting"] == "network"
+    failure = job.failure(Stage.FETCH)
+    assert failure["waiting"] == "network"
+    assert failure["message"] == "the Hub cannot be reached: it refused the connection"
+    assert "Connection refused" in (job.stage(Stage.FETCH) / "stage.log").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import httpx
 import pytest
 
 from appliance.hub import parcel as parcels
@@ -194,9 +195,9 @@ def test_a_wait_that_the_hub_asks_for_is_told_and_not_slept(hub, pusher, publish
 @pytest.mark.parametrize(
     ("endpoint", "says"),
     [
-        ("http://no-such-host.invalid", "cannot be reached"),
-        ("http://127.0.0.1:1", "cannot be reached"),
-        ("TLS", "no secure connection"),
+        ("http://no-such-host.invalid", "cannot be reached: its name was not found"),
+        ("http://127.0.0.1:1", "cannot be reached: it refused the connection"),
+        ("TLS", "no secure connection to the Hub: "),
     ],
 )
 def test_no_name_no_port_no_tls(hub, pusher, published, monkeypatch, endpoint, says):
@@ -204,6 +205,12 @@ def test_no_name_no_port_no_tls(hub, pusher, published, monkeypatch, endpoint, s
     monkeypatch.setattr(LocalHub, "url", url)
     found, error = outcome(lambda: pusher.push(published, seconds=10.0))
     assert (found, says in error.message) == ("pending network", True)
+
+
+def test_an_error_among_its_own_causes_is_explained_all_the_same():
+    error, cause = httpx.ConnectError("[Errno 5] odd"), ValueError()
+    error.__cause__, cause.__context__ = cause, error
+    assert explain(error).message == "the Hub cannot be reached: odd"
 
 
 # The repository goes away between two calls

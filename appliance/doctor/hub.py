@@ -1,4 +1,4 @@
-"""The Hub: are the tokens good for what they are for, and for no more than that? Asks the Hub, and changes nothing."""
+"""The Hub: is it there, are the tokens good for what they are for, and for no more? Asks it, and changes nothing."""
 
 import logging
 import time
@@ -8,20 +8,22 @@ from urllib.parse import urlsplit
 
 from appliance.doctor.finding import Finding, ok, problem, warning
 from appliance.hub.faults import explain
-from appliance.hub.who import WRITERS, Who, who_is
-from appliance.pushing import PushError
+from appliance.hub.who import WRITERS, Who, is_there, who_is
+from appliance.pushing import PushError, PushResult
 from appliance.settings import Settings
 from appliance.surroundings import on_host
 
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 15.0
+LOOK_SECONDS: Final = 5.0
 CLOCK_SECONDS: Final = 60.0
+_WAY: Final = "look at the network and at HF_ENDPOINT"
 NEEDED: Final = "a fine-grained token with write access to the repositories of {org}, and nothing else"
 
 
 def check_hub(settings: Settings) -> Iterator[Finding]:
-    """The writing token against the organisation, and the reading token against its purpose."""
+    """The writing token against the organisation, and the reading token against its purpose; without any, the way."""
     if settings.hub_org is None:
         yield ok("hub", "pushing is off: no organisation is set (HUB_ORG)")
     elif settings.hub_token is None:
@@ -31,6 +33,8 @@ def check_hub(settings: Settings) -> Iterator[Finding]:
         yield from _check_writing(settings.hub_org, settings.hub_token)
     if settings.hub_read_token is not None:
         yield from _check_reading(settings.hub_read_token, settings.hub_token)
+    elif settings.hub_org is None or settings.hub_token is None:
+        yield _look()
 
 
 def _check_writing(org: str, token: str) -> Iterator[Finding]:
@@ -98,13 +102,26 @@ def _ask(check: str, token: str) -> Who | Finding:
         return _unknown(check, told) if told.blocked else _away(check, told)
 
 
+def _look() -> Finding:
+    """Nobody needs a token to fetch a public base model, but everybody the way to the Hub."""
+    try:
+        return ok("hub-endpoint", f"{is_there(answer_seconds=LOOK_SECONDS)} answers")
+    except Exception as error:
+        logger.debug("the Hub could not be asked", exc_info=True)
+        told = explain(error)
+    if told.result is PushResult.RATE_LIMITED:
+        return ok("hub-endpoint", "the Hub answers, and asks for patience")
+    message = f"{told.message}; base models that are not here cannot be fetched"
+    return warning("hub-endpoint", message, f"{_WAY}, or bring them in with `appliance models import DIR`")
+
+
 def _unknown(check: str, told: PushError) -> Finding:
     which = "HUB_READ_TOKEN_FILE" if check == "hub-read" else "HUB_TOKEN_FILE"
     return problem(check, told.message, on_host(f"put a token that is valid into the file of {which}, and restart"))
 
 
 def _away(check: str, told: PushError) -> Finding:
-    hint = told.hint or "look at the network and at HF_ENDPOINT"
+    hint = told.hint or _WAY
     return warning(check, f"{told.message}; pushes wait until it answers", hint)
 
 

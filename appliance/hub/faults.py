@@ -10,10 +10,10 @@ from typing import Final
 import httpx
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from appliance.hub.away import quote, why_away
 from appliance.hub.connection import HubRefusal, NotTheHub
 from appliance.pushing import PushError, PushResult
 
-LONGEST_QUOTE: Final = 200
 _AGAIN: Final = "It is tried again by itself."
 
 
@@ -32,8 +32,8 @@ def explain(error: BaseException) -> PushError:
             hint = "Make room on the volume that holds the state folder."
             return PushError(PushResult.OTHER, "the disk is full", hint=hint)
         case ValueError() if "Invalid metadata in README.md" in str(error):
-            return _refused("the Hub refuses the model card")(f": {_quote(str(error))}")
-    return PushError(PushResult.OTHER, f"the push met a fault: {type(error).__name__}: {_quote(str(error))}")
+            return _refused("the Hub refuses the model card")(f": {quote(str(error))}")
+    return PushError(PushResult.OTHER, f"the push met a fault: {type(error).__name__}: {quote(str(error))}")
 
 
 def _explain_network(error: BaseException) -> PushError:
@@ -48,8 +48,8 @@ def _explain_network(error: BaseException) -> PushError:
             return PushError(PushResult.NETWORK, "the Hub did not answer in time", hint=_AGAIN)
     if isinstance(error.__cause__, ssl.SSLError) or "SSL" in text or "certificate" in text.lower():
         hint = "Look at this machine's clock, SSL_CERT_FILE, and who terminates TLS in this network."
-        return PushError(PushResult.NETWORK, f"no secure connection to the Hub: {_quote(text)}", hint=hint)
-    return PushError(PushResult.NETWORK, f"the Hub cannot be reached: {_quote(text)}", hint=_AGAIN)
+        return PushError(PushResult.NETWORK, f"no secure connection to the Hub: {why_away(error)}", hint=hint)
+    return PushError(PushResult.NETWORK, f"the Hub cannot be reached: {why_away(error)}", hint=_AGAIN)
 
 
 def explain_status(response: httpx.Response) -> PushError:
@@ -116,12 +116,7 @@ def _said(response: httpx.Response) -> str:
             said = response.json().get("error")
         except (ValueError, AttributeError, httpx.StreamError):
             said = None
-    return f": {_quote(str(said))}" if said else ""
-
-
-def _quote(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_QUOTE else line[: LONGEST_QUOTE - 1] + "…"
+    return f": {quote(str(said))}" if said else ""
 
 
 def _retry_after(response: httpx.Response) -> float | None:

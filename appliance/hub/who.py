@@ -35,6 +35,13 @@ def who_is(token: str, *, answer_seconds: float) -> Who:
     return read_who(response.json(), endpoint=str(api.endpoint), date=response.headers.get("Date"))
 
 
+def is_there(*, answer_seconds: float) -> str:
+    """Ask the Hub for something public, without a token. Its address when it answers; raises as `who_is` does."""
+    api = connect("", answer_seconds=answer_seconds, tries=1)
+    get_session().get(f"{api.endpoint}/api/models", params={"limit": 1})
+    return str(api.endpoint)
+
+
 def read_who(answer: Mapping[str, Any], *, endpoint: str, date: str | None = None) -> Who:
     """The answer of whoami as what matters here."""
     name = str(answer.get("name"))

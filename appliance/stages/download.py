@@ -2,7 +2,8 @@
 
 `python -m appliance.stages.download` reads a request from standard input (one JSON object, `fetching.Wanted`) and
 prints one JSON object a line: `{"total": bytes}` once the size is known, then either `{"path"}`, of a dataset with its
-`commit` and `name`, or `{"error": kind, "message", "hint"}`. The reading token comes in `HF_TOKEN`; no other token is
+`commit` and `name`, or `{"error": kind, "message", "hint"}`, with `raw` where the error's own words are
+others. The reading token comes in `HF_TOKEN`; no other token is
 ever used.
 """
 
@@ -36,6 +37,7 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 
+from appliance.hub.away import why_away
 from appliance.logs import redact_output
 from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
 from appliance.processes import die_with_parent
@@ -152,7 +154,8 @@ def explain(error: BaseException, repository: str, what: str = "base model") -> 
         case XetDownloadError() | RuntimeError():
             return _error("xet", str(error), None)
         case HfHubHTTPError() | httpx.HTTPError() | LocalEntryNotFoundError() | ValueError():
-            return _error("network", f"the Hub cannot be reached: {type(error).__name__}: {error}", None)
+            raw = f"{type(error).__name__}: {error}"
+            return _error("network", f"the Hub cannot be reached: {why_away(error)}", None) | {"raw": raw}
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return _error("disk", f"the disk is full while downloading {repository}", None)
         case OSError(errno=None):

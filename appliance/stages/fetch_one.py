@@ -1,6 +1,7 @@
 """One repository on its way from the Hub: a program that is started, watched, and killed when it hangs."""
 
 import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +60,9 @@ class Download:
             answer = self._attempt(xet=False)
         if answer.get("error") in (None, "unavailable"):
             return answer
+        if "raw" in answer:
+            # For the stage's log: people who wait are told it in words of their own.
+            sys.stderr.write(f"{answer['raw']}\n")
         raise _failure(answer, self.settings)
 
     def _attempt(self, *, xet: bool) -> dict[str, Any]:
