@@ -69,7 +69,7 @@ def check(paths: Files, json: Json = False) -> None:
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe to plan.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe to plan: a file, or the name of one of the library.")],
     dataset: Annotated[Path | None, typer.Argument(help="The dataset to plan it with.")] = None,
     memory: Annotated[str | None, typer.Option(help="Plan for this much memory, for example 128GB.")] = None,
     json: Json = False,

@@ -37,6 +37,11 @@ def library_recipes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
+def is_library_recipe(named: Path, folder: Path) -> bool:
+    """Whether the name of a ready-made recipe was given where a file may be, too. A file of that name wins."""
+    return not named.exists() and str(named) in library_recipes(folder)
+
+
 def make_folders(folders: Iterable[Path]) -> None:
     """Make those that are not there. Raises ApplianceError with what to do about the first that cannot be made."""
     for folder in folders:

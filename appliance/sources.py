@@ -24,9 +24,13 @@ class Source:
             with self.path.open("rb") as file:
                 while chunk := file.read(size):
                     yield chunk
+        except FileNotFoundError as error:
+            raise InputError([self._problem("there is no such file", "no such file")]) from error
         except OSError as error:
             raise InputError([self._unreadable((error.strerror or str(error)).lower())]) from error
 
     def _unreadable(self, why: str) -> Problem:
-        message = f"the file cannot be read ({why}); make it readable and drop it again"
+        return self._problem(f"the file cannot be read ({why}); make it readable and try again", why)
+
+    def _problem(self, message: str, why: str) -> Problem:
         return Problem("unreadable_file", message, Reason.OTHER, file=self.name, found=why, expected="a readable file")

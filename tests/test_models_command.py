@@ -116,6 +116,14 @@ def test_a_model_is_fetched_as_a_job_would_fetch_it(tmp_path, settings):
     assert run_stage(Stage.FETCH, job, HF_ENDPOINT=hub.url, timeout=60) == 0
 
 
+def test_without_the_hub_nobody_is_told_that_it_is_tried_again(settings):
+    done = appliance("fetch", "org/tiny", HF_ENDPOINT="http://127.0.0.1:1")
+    assert done.returncode == 3
+    assert "the Hub cannot be reached: it refused the connection" in done.stderr
+    assert "Try again when the network is back" in done.stderr
+    assert "by itself" not in done.stderr
+
+
 def test_the_least_recently_used_is_offered_first(settings):
     for number, name in enumerate(["org--young", "org--old", "org--oldest"]):
         write_model(settings.models / name)
@@ -132,9 +140,11 @@ def test_a_model_that_a_job_needs_stays(tmp_path, settings):
     settings.state.mkdir()
     store = Store(settings.state / DATABASE)
     store.add_job(replace(job, base_model="org--tiny"))
-    store.close()
     kept = appliance("remove", "org/tiny")
-    assert (kept.returncode, "needs org/tiny" in kept.stderr) == (2, True)
+    assert (kept.returncode, "1 job that has not ended needs org/tiny" in kept.stderr) == (2, True)
+    store.add_job(replace(job, number=job.number + 1, id="0099-other", uuid="another", base_model="org/tiny"))
+    store.close()
+    assert "2 jobs that have not ended need org/tiny" in appliance("remove", "org/tiny").stderr
     assert (settings.models / "org--tiny" / "config.json").is_file()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.commands.plan import plan
-from appliance.errors import NotReadyError
+from appliance.commands.plan import NoSuchRecipeError, plan
+from appliance.errors import InputError, NotReadyError
 from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import load_of
 from appliance.planning.memory_bill import memory_bill
@@ -48,6 +48,24 @@ def test_every_shipped_recipe_plans_on_128_gb_with_the_reserve_kept(capsys, reci
         load = load_of(asked, read_shape(PUBLISHED[asked.base_model]), "gpu")
         longest = memory_bill(load, micro_batch=1, sequence=8192, gradient_checkpointing=True)
         assert longest.total_bytes <= 116 * GB
+
+
+def test_a_recipe_of_the_library_is_planned_by_its_name(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("APPLIANCE_RECIPES", str(Path("recipes").resolve()))
+    monkeypatch.chdir(tmp_path)
+    assert planned(capsys, Path("qwen3-14b"), "128GB")["total_parameters"] > 14 * GB
+    # A file of that name wins.
+    Path("qwen3-14b").write_text("base_model: demo\n")
+    assert planned(capsys, Path("qwen3-14b"), "128GB")["total_parameters"] < GB
+
+
+def test_what_is_nowhere_is_said_to_be_nowhere(tmp_path):
+    with pytest.raises(NoSuchRecipeError, match=r"there is no recipe nosuch\.yaml") as caught:
+        plan(Path("nosuch.yaml"), None, None, as_json=True)
+    assert "default, " in caught.value.hint
+    with pytest.raises(InputError) as refused:
+        plan(Path("demo"), tmp_path / "rows.jsonl", None, as_json=True)
+    assert [str(problem) for problem in refused.value.problems] == ["rows.jsonl: there is no such file"]
 
 
 def test_what_does_not_fit_exits_with_3_and_says_what_would():

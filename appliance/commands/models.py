@@ -18,7 +18,7 @@ from appliance.allow_list import is_allowed
 from appliance.disk import reserve_bytes, space_of
 from appliance.errors import ApplianceError, InputError, NotReadyError
 from appliance.files import write_json
-from appliance.job import Job, JobState, Stage
+from appliance.job import Job, JobState, Stage, Waiting
 from appliance.job_dir import JobDir, read_progress
 from appliance.model_shelf import ShelfError, Shelved, import_model, remove_model, shelf
 from appliance.models import canonical_id, find_config
@@ -31,6 +31,8 @@ from appliance.store import DATABASE, Store
 from appliance.texts.wording import plural, size
 
 LOOK_SECONDS: Final = 0.2
+# The stage speaks to jobs, which are tried again; here nobody does that.
+_WITHOUT_NETWORK: Final = "Try again when the network is back, or bring it in: `appliance models import DIR`."
 
 
 def list_models(*, as_json: bool) -> None:
@@ -89,9 +91,11 @@ def remove(name: str) -> None:
     """Take a model off the disk. Raises ShelfError while a job needs it."""
     settings = Settings.load()
     if needing := _jobs_with(canonical_id(name), settings):
+        one = len(needing) == 1
         raise ShelfError(
-            f"{plural(len(needing), 'job')} that has not ended needs {name}: {', '.join(needing)}",
-            hint="Wait until it has ended, or cancel it.",
+            f"{plural(len(needing), 'job')} that {'has not ended needs' if one else 'have not ended need'} {name}:"
+            f" {', '.join(needing)}",
+            hint=f"Wait until {'it has' if one else 'they have'} ended, or cancel {'it' if one else 'them'}.",
         )
     for model in remove_model(name, settings):
         print(f"{model.name} is gone from the {model.place}: {size(model.bytes)} are free again")
@@ -139,7 +143,8 @@ def _result(job: JobDir, code: int) -> dict[str, Any]:
     if problems := job.problems(Stage.FETCH):
         raise InputError(problems)
     if failure is not None and "waiting" in failure:
-        raise NotReadyError(failure["message"], waiting=failure["waiting"], hint=failure["hint"])
+        hint = _WITHOUT_NETWORK if failure["waiting"] == Waiting.NETWORK else failure["hint"]
+        raise NotReadyError(failure["message"], waiting=failure["waiting"], hint=hint)
     if failure is not None:
         raise ShelfError(failure["message"], hint=failure["hint"])
     raise ApplianceError(f"fetching ended with code {code}")

@@ -17,6 +17,7 @@ from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.memory import memory_reserve_bytes
 from appliance.models import canonical_id, find_config, read_config
+from appliance.places import is_library_recipe, library_recipes
 from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import sequence_cap
@@ -40,10 +41,17 @@ class MemorySizeError(ApplianceError):
     exit_code = 2
 
 
-def plan(recipe: Path, dataset: Path | None, memory: str | None, *, as_json: bool) -> None:
-    """Print the plan.
+class NoSuchRecipeError(ApplianceError):
+    """Neither a file nor the library has a recipe of that name."""
 
-    Raises InputError for a wrong recipe, NotReadyError when the model is not here or nothing fits.
+    exit_code = 2
+
+
+def plan(recipe: Path, dataset: Path | None, memory: str | None, *, as_json: bool) -> None:
+    """Print the plan. `recipe` is a file, or else the name of one of the library.
+
+    Raises NoSuchRecipeError when it is neither, InputError for a wrong recipe, NotReadyError when the model is not
+    here or nothing fits.
     """
     settings = Settings.load()
     machine = _machine(settings, memory)
@@ -77,8 +85,20 @@ def _machine(settings: Settings, memory: str | None) -> Machine:
 
 
 def _check(recipe: Path, dataset: Path | None, settings: Settings) -> Checked:
-    files = Files(dataset=Source(dataset.name, dataset) if dataset else None, recipe=Source(recipe.name, recipe))
-    return check_files(files, settings)
+    rows = Source(dataset.name, dataset) if dataset else None
+    return check_files(Files(dataset=rows, recipe=_recipe_file(recipe, settings)), settings)
+
+
+def _recipe_file(recipe: Path, settings: Settings) -> Source:
+    if is_library_recipe(recipe, settings.recipes):
+        file = settings.recipes / f"{recipe}.yaml"
+        return Source(file.name, file)
+    if not recipe.exists():
+        names = ", ".join(library_recipes(settings.recipes))
+        raise NoSuchRecipeError(
+            f"there is no recipe {recipe}", hint=f"Name a recipe file, or one of the library: {names}."
+        )
+    return Source(recipe.name, recipe)
 
 
 def _shape(recipe: Recipe, settings: Settings) -> ModelShape:

@@ -8,7 +8,7 @@ from appliance.checking import Files, check_files
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError, InputError
 from appliance.job import Job
-from appliance.places import library_recipes
+from appliance.places import is_library_recipe, library_recipes
 from appliance.settings import Settings
 from appliance.sources import Source
 from appliance.store import Store
@@ -28,7 +28,7 @@ def retry(name: str, recipe: Path | None) -> None:
     """Ask the daemon to run a job again, and say which job it becomes."""
     store, settings = open_state()
     job = find_job(store, name)
-    library = str(recipe) if recipe and _is_library(recipe, settings) else None
+    library = str(recipe) if recipe and is_library_recipe(recipe, settings.recipes) else None
     if reason := _why_not(job, recipe, library):
         raise CannotRetryError(reason, hint="`appliance jobs` lists the jobs and how they stand.")
     arguments: dict[str, str] = {}
@@ -43,11 +43,6 @@ def retry(name: str, recipe: Path | None) -> None:
         print(f"job {job.id} will run again as a new job as soon as the appliance runs; `appliance jobs` lists it")
     else:
         print(f"job {job.id} runs again as job {new}")
-
-
-def _is_library(recipe: Path, settings: Settings) -> bool:
-    """Whether the name of a library recipe was given. A file of that name wins."""
-    return not recipe.exists() and str(recipe) in library_recipes(settings.recipes)
 
 
 def _why_not(job: Job, recipe: Path | None, library: str | None) -> str | None:
