@@ -8,7 +8,7 @@ import pytest
 
 from appliance.admission import Admission, largest_process
 from appliance.hardware import free_memory_bytes, this_machine
-from appliance.job import JobState, Stage, Waiting
+from appliance.job import JobState, Waiting
 from appliance.memory import read_memory
 from appliance.settings import Settings
 from tests.box import Box
@@ -84,9 +84,9 @@ def test_what_takes_longer_than_the_limit_is_held_until_somebody_approves(box):
     assert [event["event"] for event in box.history()].count("approved") == 1
 
 
-def test_a_job_can_be_approved_by_the_command_line_before_it_gets_there(box):
-    box.drop("long.jsonl", prepare="sleep", plan=plan(seconds=81 * HOUR))
-    box.turn_until(lambda: box.runs(Stage.PREPARE))
+def test_a_job_that_waits_is_approved_by_the_command_line(box):
+    box.drop("long.jsonl", plan=plan(seconds=81 * HOUR))
+    waits_for(box, Waiting.APPROVAL)
     environment = {**os.environ, "APPLIANCE_STATE": str(box.settings.state)}
     command = [sys.executable, "-m", "appliance", "approve", "1"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -205,6 +205,11 @@ def test_what_cannot_be_run_again_is_refused_with_a_reason(box: Box, tmp_path: P
     assert box.appliance.store.requests() == []
 
 
+def test_a_queue_that_is_paused_while_the_daemon_runs_is_paused_now(box: Box):
+    assert command(box, "pause").stdout == "no new training starts until `appliance resume`\n"
+    assert command(box, "resume").stdout == "the queue goes on\n"
+
+
 def test_a_retry_survives_a_crash(box: Box):
     box.drop("support.jsonl", train="fail")
     box.ended(1)

@@ -196,6 +196,9 @@ def test_cancel_leaves_a_request_for_the_daemon(shell: Shell):
     store = shell.database(a_job())
     assert shell.type("cancel", "7").returncode == 0
     assert [(request.action, request.target) for request in store.requests()] == [("cancel", "7")]
+    store.save(replace(a_job(), cancel_requested=True))
+    again = shell.type("cancel", "7")
+    assert (again.returncode, "is being stopped already" in again.stderr) == (2, True)
 
 
 def test_cancel_of_a_job_that_has_ended_comes_too_late(shell: Shell):
@@ -299,4 +302,37 @@ def test_logs_are_those_of_all_stages_in_order(shell: Shell):
         folder = shell.folder / "state" / "jobs" / "0007-support" / stage
         folder.mkdir(parents=True)
         (folder / "stage.log").write_text(text)
-    assert shell.type("logs", "7").stdout == "── check\nfine\n── train\nloss 1\n"
+    done = shell.type("logs", "7")
+    assert (done.stdout, done.stderr) == ("── check\nfine\n── train\nloss 1\n", "")
+
+
+def test_stages_that_have_printed_nothing_are_said_to_have_printed_nothing(shell: Shell):
+    shell.database(a_job())
+    folder = shell.folder / "state" / "jobs" / "0007-support" / "check"
+    folder.mkdir(parents=True)
+    (folder / "stage.log").touch()
+    done = shell.type("logs", "7")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "job 0007-support: its stages have printed nothing\n"
+
+
+def test_logs_that_were_tidied_away_are_said_to_be_gone(shell: Shell):
+    shell.database(a_job()).save(a_job(JobState.FAILED))
+    assert shell.type("logs", "7").stderr == "job 0007-support: its logs are gone\n"
+
+
+def test_without_a_daemon_the_queue_is_paused_as_soon_as_one_runs(shell: Shell):
+    store = shell.database(a_job())
+    assert (
+        shell.type("pause").stdout == "no new training starts until `appliance resume`, as soon as the appliance runs\n"
+    )
+    assert [request.action for request in store.requests()] == ["pause"]
+
+
+def test_what_waits_for_something_else_is_not_approved(shell: Shell):
+    store = shell.database(replace(a_job(), waiting=Waiting.NETWORK))
+    done = shell.type("approve", "7")
+    assert done.returncode == 2
+    assert "job 0007-support does not wait for approval" in done.stderr
+    assert "`appliance show 7`" in done.stderr
+    assert store.requests() == []

@@ -1,10 +1,17 @@
 """`appliance cancel`, `approve`, `push`, `pause`, `resume`: leave a request for the daemon."""
 
 import time
+from typing import Final
 
+from appliance.actions import why_not
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError
 from appliance.job import ENDED, Outcome
+from appliance.store import Store
+
+# How long a daemon that runs may take to see a request.
+WAIT_SECONDS: Final = 5.0
+_DONE: Final = {"pause": "no new training starts until `appliance resume`", "resume": "the queue goes on"}
 
 
 class TooLateError(ApplianceError):
@@ -19,6 +26,12 @@ class TooEarlyError(ApplianceError):
     exit_code = 2
 
 
+class NoEffectError(ApplianceError):
+    """The job is not where this would change anything."""
+
+    exit_code = 2
+
+
 class NoHubError(ApplianceError):
     """Nobody has set where to push, or with which token."""
 
@@ -29,8 +42,8 @@ def cancel(name: str) -> None:
     """Ask the daemon to stop a job."""
     store, _ = open_state()
     job = find_job(store, name)
-    if job.state in ENDED:
-        raise TooLateError(f"job {job.id} has ended already: {job.state}")
+    if reason := why_not(job, "cancel", hub=False):
+        raise TooLateError(reason)
     store.ask("cancel", str(job.number), now=time.time())
     print(f"job {job.id} will stop; its files come back in outbox/{job.id}.cancelled")
 
@@ -54,8 +67,8 @@ def approve(name: str) -> None:
     """Let a job start that takes longer than those that start by themselves."""
     store, settings = open_state()
     job = find_job(store, name)
-    if job.state in ENDED:
-        raise TooLateError(f"job {job.id} has ended already: {job.state}")
+    if reason := why_not(job, "approve", hub=False):
+        raise NoEffectError(reason, hint=f"`appliance show {job.number}` says how it stands.")
     store.ask("approve", str(job.number), now=time.time())
     print(f"job {job.id} may take longer than {settings.max_job_hours:g} h")
 
@@ -64,4 +77,15 @@ def queue(action: str) -> None:
     """Ask the daemon to pause or resume the queue."""
     store, _ = open_state()
     store.ask(action, "queue", now=time.time())
-    print("no new training starts until `appliance resume`" if action == "pause" else "the queue goes on")
+    later = "" if _is_taken(store, action) else ", as soon as the appliance runs"
+    print(f"{_DONE[action]}{later}")
+
+
+def _is_taken(store: Store, action: str) -> bool:
+    """Whether the daemon takes the request away, as it does when it has done it."""
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        if all(request.action != action for request in store.requests()):
+            return True
+        time.sleep(0.1)
+    return False

@@ -22,6 +22,10 @@ def logs(name: str, *, follow: bool) -> None:
         time.sleep(POLL_SECONDS)
         _print_new(folder, seen)
     _print_new(folder, seen)
+    if not seen:
+        # A job's folder is removed some time after its end.
+        gone = job.state in ENDED and not folder.exists()
+        print(f"job {job.id}: {'its logs are gone' if gone else 'its stages have printed nothing'}", file=sys.stderr)
 
 
 def _print_new(folder: Path, seen: dict[Stage, int]) -> None:
@@ -32,7 +36,9 @@ def _print_new(folder: Path, seen: dict[Stage, int]) -> None:
                 text = file.read()
         except FileNotFoundError:
             continue
-        if text and stage not in seen:
+        if not text:
+            continue
+        if stage not in seen:
             print(f"── {stage}")
         seen[stage] = seen.get(stage, 0) + len(text)
         sys.stdout.write(text.decode(errors="replace"))
