@@ -81,7 +81,8 @@ def test_programs_get_every_finding_with_its_remedy(machine: Path):
     assert (done.returncode, answer["ready"]) == (3, False)
     assert {"check", "level", "message", "remedy", "stops", "facts"} == set(answer["checks"][0])
     for finding in answer["checks"]:
-        assert (finding["remedy"] is None) == (finding["level"] == "ok"), finding
+        # Without a GPU there is nothing to mend.
+        assert finding["check"] == "gpu" or (finding["remedy"] is None) == (finding["level"] == "ok"), finding
 
 
 def test_looking_leaves_nothing_behind(machine: Path):
@@ -273,7 +274,8 @@ def test_a_card_that_is_plugged_in_and_does_not_answer_is_a_problem(
     (card / "class").write_text("0x030200\n")
     if gpu._card_is_plugged_in():
         pytest.skip("this machine has an NVIDIA GPU")
-    assert [finding.level for finding in found("gpu")] == [Level.WARNING]
+    (none,) = found("gpu")
+    assert (none.level, none.remedy, "fine for the demo" in none.message) == (Level.WARNING, None, True)
     monkeypatch.setattr(gpu, "PCI", tmp_path / "pci")
     assert [finding.level for finding in found("gpu")] == [Level.PROBLEM]
     monkeypatch.setenv(surroundings.IMAGE, "1")

@@ -57,7 +57,8 @@ def examine_at_start(settings: Settings) -> None:
     for finding in findings:
         if finding.level is not Level.OK:
             level = logging.ERROR if finding.level is Level.PROBLEM else logging.WARNING
-            logger.log(level, "%s: %s. To mend it: %s", finding.check, finding.message, finding.remedy)
+            mend = f". To mend it: {finding.remedy}" if finding.remedy else ""
+            logger.log(level, "%s: %s%s", finding.check, finding.message, mend)
     amiss = sum(finding.level is not Level.OK for finding in findings)
     logger.info("%d of %d checks of this machine passed", len(findings) - amiss, len(findings))
     stops = [finding for finding in findings if finding.stops]

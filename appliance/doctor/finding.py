@@ -15,8 +15,8 @@ class Level(StrEnum):
 class Finding:
     """One thing that a check looked at. `check` is a short stable word for programs, `message` half a sentence.
 
-    `remedy` is what a person types, or else does, to mend it. `stops` says that the appliance cannot work like this
-    at all and so does not start.
+    `remedy` is what a person types, or else does, to mend it; None where there is nothing to mend. `stops` says that
+    the appliance cannot work like this at all and so does not start.
     """
 
     check: str
@@ -37,7 +37,7 @@ def ok(check: str, message: str, facts: Facts | None = None) -> Finding:
     return Finding(check, Level.OK, message, facts=dict(facts or {}))
 
 
-def warning(check: str, message: str, remedy: str, facts: Facts | None = None) -> Finding:
+def warning(check: str, message: str, remedy: str | None, facts: Facts | None = None) -> Finding:
     return Finding(check, Level.WARNING, message, remedy, facts=dict(facts or {}))
 
 
