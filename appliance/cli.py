@@ -324,20 +324,21 @@ _REMEDIES: Final = {
     errno.EROFS: "Mount its volume writable.",
     errno.ENOSPC: "Make room on its disk.",
     errno.EDQUOT: "Make room, or ask for a larger quota.",
+    errno.EIO: "Look at the kernel's log: its disk may be failing.",
+    errno.ESTALE: "Mount its share again.",
     errno.EEXIST: "Move away what has that name, or name another.",
     errno.ENOTDIR: "Move away what lies where a folder should be, or name another.",
 }
 
 
 def _refused(error: OSError) -> int | None:
-    """Say what the operating system refused, and return the exit code; None when it was not the operating system."""
-    if error.errno is None:
+    """Say what the operating system refused, and return the exit code; None when it may be a fault of ours."""
+    if error.errno not in _REMEDIES:
         return None
     named = isinstance(error.filename, str | bytes)
     place = f"{printable(os.fsdecode(error.filename))}: " if named else ""
     print(f"{place}{error.strerror}", file=sys.stderr)
-    if remedy := _REMEDIES.get(error.errno):
-        print(remedy.format(user=os.geteuid()), file=sys.stderr)
+    print(_REMEDIES[error.errno].format(user=os.geteuid()), file=sys.stderr)
     return 3
 
 
