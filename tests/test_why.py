@@ -1,14 +1,17 @@
 """`WHY.md` and `WHY.html` say what happened, what to do and where every problem is, and hostile text stays text."""
 
+import re
 from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import pytest
 from markdown_it import MarkdownIt
 
+from appliance.drop_problems import not_a_dataset
+from appliance.drops import JOB_BUTTONS, QUEUE_BUTTONS, is_button
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
-from appliance.texts.remedies import FAILURES, REJECTIONS
+from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, REJECTIONS
 from appliance.texts.why import SHOWN_OF_A_KIND, Why, gist, why_html, why_markdown
 from tests.page_reader import assert_inert, read_page
 
@@ -81,8 +84,8 @@ def test_page_and_text_say_the_same(why):
 def test_every_problem_stands_there_as_file_line_message():
     text = why_markdown(REJECTED)
 
-    assert "support.yaml:4: learning_rte is not a recipe key; did you mean learning_rate?" in text
-    assert "support.jsonl:2: a colon is missing at column 23" in text
+    assert "`support.yaml:4`: learning_rte is not a recipe key; did you mean learning_rate?" in text
+    assert "`support.jsonl:2`: a colon is missing at column 23" in text
     assert '  Found: `{"role" "user"}`' in text
     assert "  Would work: one JSON object on each line" in text
 
@@ -151,6 +154,41 @@ def test_every_failure_is_explained_and_has_a_next_step(failure):
 @pytest.mark.parametrize("reason", Reason)
 def test_every_rejection_has_a_next_step(reason):
     assert REJECTIONS[reason] in why_markdown(replace(REJECTED, problems=(replace(BAD_JSON, reason=reason),)))
+
+
+@pytest.mark.parametrize("name", ["docs.zip", "notes.docx", "rows"])
+def test_who_drops_no_data_is_told_to_drop_the_data(name: str):
+    text = why_markdown(replace(REJECTED, problems=(not_a_dataset(name),), files=(name,)))
+
+    assert NOT_DATA in text
+    assert "rows named below" not in text
+    assert NO_BUTTON not in text
+
+
+@pytest.mark.parametrize(
+    "name", ["pause.queue", "0013.delete", "13.stop.txt", "0013-support.push", "Cancel", "queue.stop"]
+)
+def test_who_may_have_meant_a_button_is_told_which_there_are(name: str):
+    text = why_markdown(replace(REJECTED, problems=(not_a_dataset(name),), files=(name,)))
+
+    assert NO_BUTTON in text
+    assert "rows named below" not in text
+    assert "Correct them" not in text
+
+
+def test_the_buttons_that_are_named_are_those_there_are():
+    named = re.findall(r"`([^`]+)`", NO_BUTTON)
+
+    assert [is_button(name) for name in named] == [
+        *((action, "0007") for action in JOB_BUTTONS),
+        *((action, "queue") for action in QUEUE_BUTTONS),
+    ]
+
+
+def test_file_names_stand_there_as_they_are_called():
+    problem = not_a_dataset("0013.a*b_c.docx")
+
+    assert "- `0013.a*b_c.docx`: files ending in" in why_markdown(replace(REJECTED, problems=(problem,)))
 
 
 def test_the_hint_of_a_stage_comes_first():

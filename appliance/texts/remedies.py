@@ -69,3 +69,11 @@ REJECTIONS: Final[Mapping[Reason, str]] = {
     Reason.DISK_FULL: "Make room on the disk: old results in the outbox may be moved away or deleted.",
     Reason.OTHER: "Do what is said below.",
 }
+
+# Files that hold no rows, whatever stands in them.
+NOT_DATA: Final = "Drop the data itself: `.jsonl`, `.json`, `.csv` or `.parquet`. Unpack archives first."
+NO_BUTTON: Final = (
+    "If this was meant to be a button: there are `0007.cancel`, `0007.retry` and `0007.approve`, with the number of the"
+    " job, and `queue.pause` and `queue.resume`. Name an empty file so and drop it. Otherwise drop the data itself,"
+    " unpacked."
+)

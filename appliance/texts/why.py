@@ -7,9 +7,10 @@ from typing import Final
 
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
+from appliance.names import named_number
 from appliance.texts import markdown as md
 from appliance.texts.pages import render
-from appliance.texts.remedies import FAILURES, REJECTIONS
+from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, REJECTIONS
 from appliance.texts.wording import STAGES, clip, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
@@ -17,6 +18,7 @@ _LONGEST_FINDING: Final = 300
 _LONGEST_GIST: Final = 160
 _LONGEST_NAME_IN_GIST: Final = 40
 _ACRONYMS: Final = frozenset({"bom", "html", "json", "lora", "nul", "utf8", "yaml"})
+_ON_BUTTONS: Final = ("queue", "pause", "resume", "cancel", "retry", "approve")
 _TRACEBACK: Final = "Traceback (most recent call last)"
 
 
@@ -191,12 +193,23 @@ def _corrections(why: Why) -> Iterator[str]:
     if _is_duplicate(why):
         yield "There is nothing to do: the same files are being worked on already, and their result will come."
         return
-    reasons = dict.fromkeys(problem.reason for problem in why.problems) or {Reason.OTHER: None}
-    for reason in reasons:
-        if reason is not Reason.OTHER or (why.problems and len(reasons) == 1):
-            yield REJECTIONS[reason]
-    if why.files:
+    remedies = dict.fromkeys(map(_remedy, why.problems))
+    for remedy in remedies:
+        if remedy != REJECTIONS[Reason.OTHER] or len(remedies) == 1:
+            yield remedy
+    if why.files and set(remedies) != {NO_BUTTON}:
         yield "Your files lie unchanged in `dropped/`. Correct them, then drop all of them into the inbox again."
+
+
+def _remedy(problem: Problem) -> str:
+    if problem.code != "unknown_suffix":
+        return REJECTIONS[problem.reason]
+    return NO_BUTTON if _may_be_meant_as_button(problem.file or "") else NOT_DATA
+
+
+def _may_be_meant_as_button(name: str) -> bool:
+    name = name.casefold()
+    return named_number(name.partition(".")[0]) is not None or any(word in name for word in _ON_BUTTONS)
 
 
 def _is_duplicate(why: Why) -> bool:
@@ -228,7 +241,7 @@ def _markdown_problems(why: Why) -> Iterator[str]:
 def _markdown_problem(problem: Problem) -> str:
     place = ":".join(str(part) for part in (problem.file, problem.line) if part is not None)
     found, expected = unsaid(problem)
-    lines = [f"- {md.plain(place)}: {md.prose(problem.message)}" if place else f"- {md.prose(problem.message)}"]
+    lines = [f"- {md.code(place)}: {md.prose(problem.message)}" if place else f"- {md.prose(problem.message)}"]
     lines += [f"  Found: {md.code(found)}"] if found else []
     lines += [f"  Would work: {md.prose(expected)}"] if expected else []
     return "  \n".join(lines)
