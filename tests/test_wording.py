@@ -40,6 +40,7 @@ def test_a_duration_has_its_two_largest_units(seconds, words):
     ("count", "words"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (999, "999 bytes"),
         (1000, "1.0 kB"),
         (13_240_000, "13.2 MB"),

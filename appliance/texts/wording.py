@@ -50,6 +50,8 @@ def plural(number: int, noun: str, nouns: str | None = None) -> str:
 
 def size(count: float) -> str:
     """Bytes in decimal units, as disks and the settings count them: `13.2 MB`."""
+    if count == 1:
+        return "1 byte"
     unit, *larger = ("bytes", "kB", "MB", "GB", "TB")
     while larger and abs(count) >= 999.5:
         unit, *larger = larger
