@@ -22,7 +22,8 @@ def pytest_configure(config):
     if config.option.seed is None:
         # As an option it reaches the workers of pytest-xdist, too.
         config.option.seed = random.randrange(2**32)
-    for name in [name for name in os.environ if name.startswith(("APPLIANCE_", "HF_"))]:
+    # The last two are the size of the terminal, which pytest-xdist tells its workers.
+    for name in [name for name in os.environ if name.startswith(("APPLIANCE_", "HF_", "COLUMNS", "LINES"))]:
         del os.environ[name]
     # However full the disk of this machine is: what keeps a reserve free is tried with disks of its own.
     os.environ["APPLIANCE_DISK_RESERVE_GB"] = "0"

@@ -175,7 +175,7 @@ def test_a_long_name_hides_nothing_of_the_other_columns(shell: Shell):
     waits = replace(a_job(), waiting=Waiting.MEMORY, waiting_detail="needs 44 GB, 31 GB are free")
     long = replace(waits, number=8, id=f"0008-{'long-' * 40}", uuid="v")
     shell.database(waits, long)
-    terminal = shell.type("jobs", FORCE_COLOR="1", TERM="dumb").stdout
+    terminal = shell.type("jobs", FORCE_COLOR="1", TERM="dumb", COLUMNS="80").stdout
     assert "0008-long-long" in terminal
     assert long.id not in terminal
     assert max(len(line.rstrip()) for line in terminal.splitlines()) <= 80

@@ -133,5 +133,5 @@ def test_cancelling_in_the_browser_needs_a_login_and_works_after_it(daemon, brow
     page.get_by_role("button", name="Log in").click()
     page.get_by_role("button", name="Cancel").click()
     daemon.wait_for(lambda: daemon.job(2)["state"] == "cancelled")
-    page.locator("[data-live=state]").get_by_text("Cancelled").wait_for(timeout=MILLISECONDS)
+    page.locator("[data-live=state]").get_by_text("Cancelled.", exact=True).wait_for(timeout=MILLISECONDS)
     page.close()
