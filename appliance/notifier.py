@@ -6,12 +6,12 @@ before it is sent: after a crash nobody is told twice.
 
 import json
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from appliance.counting import try_to_count
 from appliance.disk import reserve_bytes
 from appliance.files import open_below
 from appliance.job import Job, Outcome
@@ -96,11 +96,8 @@ class Notifier:
                     receiver.tell(message)
 
     def _count(self, event: Notice, outcome: str) -> None:
-        try:
-            self._store.count("notifications_total", {"event": event, "outcome": outcome})
-        except sqlite3.Error as error:
-            # The next message matters more than the count of this one: a full disk is when people must hear of it.
-            logger.warning("a notification (%s, %s) could not be counted: %s", event, outcome, error)
+        labels = {"event": event, "outcome": outcome}
+        try_to_count(self._store, "notifications_total", labels, what=f"a notification ({event}, {outcome})")
 
     def _ended(self, marks: dict[str, str]) -> Iterator[Message]:
         finished, number = json.loads(self._store.fact(CURSOR) or "[0, 0]")

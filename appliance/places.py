@@ -42,6 +42,11 @@ def is_library_recipe(named: Path, folder: Path) -> bool:
     return not named.exists() and str(named) in library_recipes(folder)
 
 
+def how_to_name_a_recipe(folder: Path) -> str:
+    """The hint for who named neither a file nor a ready-made recipe."""
+    return f"Name a recipe file, or one of the library: {', '.join(library_recipes(folder))}."
+
+
 def make_folders(folders: Iterable[Path]) -> None:
     """Make those that are not there. Raises ApplianceError with what to do about the first that cannot be made."""
     for folder in folders:

@@ -1,11 +1,10 @@
 """Everything that lets people and programs see the appliance at work: pages, metrics, notifications, the heartbeat."""
 
-import logging
-import sqlite3
 import time
 from functools import partial
 from typing import Final
 
+from appliance.counting import try_to_count
 from appliance.daemon import Appliance
 from appliance.heartbeat import Heartbeat
 from appliance.machine_watch import watch_machine
@@ -17,8 +16,6 @@ from appliance.web.app import STUCK_SECONDS, make_app
 from appliance.web.server import WebServer, split_address
 from appliance.web.site import Site
 from appliance.web.uploads import remove_unfinished
-
-logger = logging.getLogger(__name__)
 
 GPU_ERRORS: Final = "gpu_query_errors_total"
 
@@ -65,7 +62,4 @@ class Watching:
 
 
 def count_gpu_error(store: Store, query: str) -> None:
-    try:
-        store.count(GPU_ERRORS, {"query": query})
-    except sqlite3.Error as error:
-        logger.warning("an error of the GPU's driver (%s) could not be counted: %s", query, error)
+    try_to_count(store, GPU_ERRORS, {"query": query}, what=f"an error of the GPU's driver ({query})")

@@ -17,7 +17,7 @@ from appliance.hardware import GPU_FLOPS, this_machine
 from appliance.job import Waiting
 from appliance.memory import memory_reserve_bytes
 from appliance.models import canonical_id, find_config, read_config
-from appliance.places import is_library_recipe, library_recipes
+from appliance.places import how_to_name_a_recipe, is_library_recipe
 from appliance.planning.advice import does_not_fit, would_fit
 from appliance.planning.architectures import read_shape
 from appliance.planning.fitting import sequence_cap
@@ -94,10 +94,7 @@ def _recipe_file(recipe: Path, settings: Settings) -> Source:
         file = settings.recipes / f"{recipe}.yaml"
         return Source(file.name, file)
     if not recipe.exists():
-        names = ", ".join(library_recipes(settings.recipes))
-        raise NoSuchRecipeError(
-            f"there is no recipe {recipe}", hint=f"Name a recipe file, or one of the library: {names}."
-        )
+        raise NoSuchRecipeError(f"there is no recipe {recipe}", hint=how_to_name_a_recipe(settings.recipes))
     return Source(recipe.name, recipe)
 
 

@@ -8,7 +8,7 @@ from appliance.checking import Files, check_files
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError, InputError
 from appliance.job import Job
-from appliance.places import is_library_recipe, library_recipes
+from appliance.places import how_to_name_a_recipe, is_library_recipe
 from appliance.settings import Settings
 from appliance.sources import Source
 from appliance.store import Store
@@ -57,16 +57,14 @@ def _read(recipe: Path, job: Job, settings: Settings) -> str:
         with recipe.open("rb") as file:
             text = file.read(LARGEST + 1)
     except OSError as error:
-        raise CannotRetryError(f"{recipe} cannot be read: {error.strerror}", hint=_names(settings)) from error
+        raise CannotRetryError(
+            f"{recipe} cannot be read: {error.strerror}", hint=how_to_name_a_recipe(settings.recipes)
+        ) from error
     if job.library_recipe in (None, "default"):
         problems = check_files(Files(recipe=Source(recipe.name, recipe)), settings).problems
         if problems:
             raise InputError(problems)
     return text.decode("utf-8", "surrogateescape")
-
-
-def _names(settings: Settings) -> str:
-    return f"Name a recipe file, or one of the library: {', '.join(library_recipes(settings.recipes))}."
 
 
 def _runs(store: Store, job: Job) -> list[str]:

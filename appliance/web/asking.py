@@ -8,10 +8,9 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from appliance.actions import why_not, why_not_with_library
-from appliance.names import printable
 from appliance.web.answers import AskedAnswer, DropAnswer
 from appliance.web.api import REFUSALS, job_finder
-from appliance.web.guards import CSRF_FIELD, check_proof, may_act, wants_page
+from appliance.web.guards import CSRF_FIELD, check_proof, check_recipe, may_act, wants_page
 from appliance.web.site import Site
 from appliance.web.uploads import Uploads
 
@@ -51,7 +50,9 @@ def make_asking(site: Site) -> APIRouter:
     ) -> Response:
         form = await prove(request)
         target, name = find(id), recipe or form.get("recipe", "")
-        check_recipe(action, name)
+        if name and action != "retry":
+            raise HTTPException(422, f"{action} takes no recipe")
+        check_recipe(site, name)
         hub = site.settings.hub_org is not None
         if problem := why_not_with_library(target) if name else why_not(target, action, hub=hub):
             raise HTTPException(409, problem)
@@ -75,12 +76,6 @@ def make_asking(site: Site) -> APIRouter:
         form = await _small_form(request)
         check_proof(site, request, form.get(CSRF_FIELD, ""))
         return form
-
-    def check_recipe(action: str, name: str) -> None:
-        if name and action != "retry":
-            raise HTTPException(422, f"{action} takes no recipe")
-        if name and name not in site.recipes:
-            raise HTTPException(422, f"there is no recipe {printable(name)}; known: {', '.join(site.recipes)}")
 
     return api
 

@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from appliance.names import printable
 from appliance.web.access import Access, Caller
 from appliance.web.site import Site
 
@@ -87,6 +88,12 @@ class LoginNeeded(HTTPException):
 
     def __init__(self, detail: str) -> None:
         super().__init__(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def check_recipe(site: Site, name: str) -> None:
+    """Refuse a name that no recipe of the library has. No name at all is none of them, and is let through."""
+    if name and name not in site.recipes:
+        raise HTTPException(422, f"there is no recipe {printable(name)}; known: {', '.join(site.recipes)}")
 
 
 def wants_page(request: Request) -> bool:

@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request
 from appliance.files import rename_new
 from appliance.names import CHECK_FOLDER, ignored, printable
 from appliance.web.form_stream import FileBegins, FileBytes, FileEnds, FormField, read_form
-from appliance.web.guards import CSRF_FIELD, check_proof
+from appliance.web.guards import CSRF_FIELD, check_proof, check_recipe
 from appliance.web.site import Site
 
 PREFIX: Final = ".upload-"
@@ -80,8 +80,7 @@ class Uploads:
     def _folder(self, fields: dict[str, str]) -> PurePosixPath:
         """Where in the inbox: the folder of a library recipe, below `check` for a dry run."""
         recipe = fields.get("recipe", "")
-        if recipe and recipe not in self._site.recipes:
-            raise HTTPException(422, f"there is no recipe {printable(recipe)}; known: {', '.join(self._site.recipes)}")
+        check_recipe(self._site, recipe)
         return PurePosixPath(*([CHECK_FOLDER] if fields.get("check") else []), *([recipe] if recipe else []))
 
 
