@@ -1,17 +1,13 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
 
-import errno
-import os
 import sys
-import tempfile
-import traceback
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from appliance.commands.unexpected import refused, report
 from appliance.errors import ApplianceError
-from appliance.names import printable
 
 app = typer.Typer(
     name="appliance",
@@ -312,39 +308,6 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        sys.exit(_refused(error) or _report(error))
+        sys.exit(refused(error) or report(error))
     except Exception as error:  # noqa: BLE001 (the outermost boundary: the traceback is kept for a report)
-        sys.exit(_report(error))
-
-
-# What the operating system refuses because of how this machine is set up, and what would change that.
-_REMEDIES: Final = {
-    errno.EACCES: "Let user {user} read and write it, and enter the folders above it.",
-    errno.EPERM: "Let user {user} read and write it, and enter the folders above it.",
-    errno.EROFS: "Mount its volume writable.",
-    errno.ENOSPC: "Make room on its disk.",
-    errno.EDQUOT: "Make room, or ask for a larger quota.",
-    errno.EIO: "Look at the kernel's log: its disk may be failing.",
-    errno.ESTALE: "Mount its share again.",
-    errno.EEXIST: "Move away what has that name, or name another.",
-    errno.ENOTDIR: "Move away what lies where a folder should be, or name another.",
-}
-
-
-def _refused(error: OSError) -> int | None:
-    """Say what the operating system refused, and return the exit code; None when it may be a fault of ours."""
-    if error.errno not in _REMEDIES:
-        return None
-    named = isinstance(error.filename, str | bytes)
-    place = f"{printable(os.fsdecode(error.filename))}: " if named else ""
-    print(f"{place}{error.strerror}", file=sys.stderr)
-    print(_REMEDIES[error.errno].format(user=os.geteuid()), file=sys.stderr)
-    return 3
-
-
-def _report(error: Exception) -> int:
-    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(error)))
-    print(f"the appliance met a fault of its own ({type(error).__name__}: {error})", file=sys.stderr)
-    print(f"Please report it together with {file.name}.", file=sys.stderr)
-    return 1
+        sys.exit(report(error))
