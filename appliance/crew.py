@@ -1,17 +1,21 @@
 """The crew: the stages that run now. Starts them, follows what they report, reaps them, stops them."""
 
 import logging
-from collections.abc import Callable, Iterable
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Final
 
 from appliance import processes
-from appliance.exits import EndKind, StageEnd
+from appliance.exits import EndKind, StageEnd, explain_no_start
 from appliance.following import Follower
 from appliance.guard import MemoryGuard, Trip, describe
-from appliance.job import LANES, FailureClass, Job, JobState, Lane, Stage, Waiting
+from appliance.job import ENDED, LANES, FailureClass, Job, JobState, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.order import next_stage, startable
+from appliance.order import is_due, next_stage, startable
 from appliance.pipeline import Pipeline
 from appliance.processes import StageProcess
 from appliance.progress import Progress
@@ -27,8 +31,16 @@ Obstacle = Callable[[Job, Stage], tuple[Waiting, str] | None]
 """Why a stage of a job cannot start now, and the details for people; None when it can."""
 
 
+# What a job waits for because the GPU's lane was closed: no longer true once the lane is open.
+OF_THE_LANE: Final = frozenset({Waiting.PAUSED, Waiting.WINDOW, Waiting.GPU, Waiting.MEMORY})
+
+
 def nothing_in_the_way(job: Job, stage: Stage) -> None:
     return None
+
+
+def nobody_told(error: BaseException) -> None:
+    pass
 
 
 class Crew:
@@ -42,7 +54,9 @@ class Crew:
         start: Start,
         guard: MemoryGuard | None = None,
         stall_seconds: float = NEVER,
+        on_trouble: Callable[[BaseException], object] = nobody_told,
     ) -> None:
+        """`on_trouble` is told of an error with the files of one job, by which no other job is held up."""
         self.running: dict[int, Running] = {}
         self.trained: dict[int, Progress] = {}
         """The training progress of jobs, also between and after their stages; `forget` takes a job out."""
@@ -52,11 +66,15 @@ class Crew:
         self._guard = guard
         self._stall_seconds = stall_seconds
         self._follower = Follower(store)
+        self._on_trouble = on_trouble
+        self._troubles: dict[int, str] = {}
+        self._unstarted: dict[int, StageEnd] = {}
 
     def follow(self, now: float) -> None:
         """Read what the running stages reported since the last turn, and count it."""
         for running in self.running.values():
-            self._follow(running, now)
+            with self._alone(running.job):
+                self._follow(running, now)
 
     def forget(self, keep: Iterable[int]) -> None:
         """Drop the training progress of every job but these."""
@@ -77,24 +95,36 @@ class Crew:
 
     def reap(self, now: float, *, wall: float) -> list[tuple[Job, Stage, StageEnd]]:
         """Take note of every stage that has ended. Returns the jobs as they are afterwards."""
+        for running in self.running.values():
+            if not running.over and running.process.poll() is not None:
+                running.over, running.ended_by_us = True, self._why_ended(running)
         ended = []
-        for number, running in list(self.running.items()):
-            code = running.process.poll()
-            if code is None:
-                continue
-            self._follow(running, now)
-            job = self._store.job(number) or running.job
-            seconds = now - running.began
-            job, end = self._pipeline.end(
-                job, running.stage, code, seconds=seconds, now=wall, instead=self._why_ended(running)
-            )
-            # Not before it is written down: a turn that fails above is gone through again.
-            del self.running[number]
-            if self._guard is not None:
-                self._guard.release(running.process)
-            _log_end(job, running.stage, end, seconds)
-            ended.append((job, running.stage, end))
+        for running in [running for running in self.running.values() if running.over]:
+            with self._alone(running.job):
+                ended.append(self._note_end(running, now, wall=wall))
         return ended
+
+    def _note_end(self, running: Running, now: float, *, wall: float) -> tuple[Job, Stage, StageEnd]:
+        code = running.process.poll()
+        assert code is not None, "asked only of those that are over"
+        self._follow(running, now)
+        job = self._store.job(running.job.number) or running.job
+        seconds = now - running.began
+        job, end = self._pipeline.end(
+            job,
+            running.stage,
+            code,
+            seconds=seconds,
+            now=wall,
+            instead=running.ended_by_us,
+            asked=running.stop_asked is not None,
+        )
+        # Not before it is written down: a turn that fails above is gone through again.
+        del self.running[job.number]
+        if self._guard is not None:
+            self._guard.release(running.process)
+        _log_end(job, running.stage, end, seconds)
+        return job, running.stage, end
 
     def _why_ended(self, running: Running) -> StageEnd | None:
         """What ended a stage where its exit code does not tell: we did."""
@@ -114,9 +144,15 @@ class Crew:
 
     def waiting(self, wall: float) -> list[tuple[Job, Stage]]:
         """The jobs that nobody works on, oldest first, each with its next stage."""
-        jobs = [job for job in self._store.active_jobs() if job.number not in self.running]
-        picked_up = [self._picked_up(job, wall) for job in jobs if not self._pipeline.lose(job, now=wall)]
-        return [(job, next_stage(job, self._pipeline.dir(job))) for job in picked_up]
+        found = []
+        for job in self._store.active_jobs():
+            if job.number in self.running:
+                continue
+            with self._alone(job):
+                if not self._pipeline.lose(job, now=wall):
+                    job = self._picked_up(job, wall)
+                    found.append((job, next_stage(job, self._pipeline.dir(job))))
+        return found
 
     def start(
         self,
@@ -135,18 +171,29 @@ class Crew:
         if gpu is not None:
             self._mark_waiting([job for job, stage in jobs if LANES[stage] is Lane.GPU], *gpu)
             jobs = [(job, stage) for job, stage in jobs if LANES[stage] is not Lane.GPU]
-        busy = [LANES[running.stage] for running in self.running.values()]
+        busy = [LANES[running.stage] for running in self.running.values() if not running.over]
+        told: set[int] = set()
 
         def may_start(job: Job, stage: Stage) -> bool:
             found = obstacle(job, stage)
             if found is not None:
+                told.add(job.number)
                 self._mark_waiting([job], *found)
             return found is None
 
         for job, stage in startable(jobs, busy, now=wall, may_start=may_start):
-            begun = self._pipeline.begin(job, stage, now=wall)
-            if begun is not None:
-                self._launch(begun, stage, now)
+            told.add(job.number)
+            with self._alone(job):
+                begun = self._pipeline.begin(job, stage, now=wall)
+                if begun is not None:
+                    self._launch(begun, stage, now)
+        # What is left waits for its turn only, whatever closed the lane before.
+        left = [job for job, stage in jobs if LANES[stage] is Lane.GPU and job.number not in told and is_due(job, wall)]
+        self._mark_waiting([job for job in left if job.waiting in OF_THE_LANE], Waiting.NONE)
+
+    def held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
+        """Why a stage goes on only when a person lets it; None when it may go on by itself."""
+        return self._pipeline.held_back(job, stage)
 
     def ask_to_stop(self, number: int, now: float, reason: StopReason = StopReason.CANCELLED) -> bool:
         """Ask the stage of one job to stop; False when it has none running."""
@@ -165,7 +212,12 @@ class Crew:
     @property
     def on_gpu(self) -> list[Running]:
         """What runs on the GPU: at most one."""
-        return [running for running in self.running.values() if LANES[running.stage] is Lane.GPU]
+        return [r for r in self.running.values() if LANES[r.stage] is Lane.GPU and not r.over]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs any more. What is still here could not be written down yet."""
+        return all(running.over for running in self.running.values())
 
     def stop_all(self, now: float) -> None:
         for number in self.running:
@@ -179,20 +231,37 @@ class Crew:
             if same_boot and attempt["pid"] is not None:
                 processes.kill_leftover(attempt["pid"], attempt["pid_started"])
             job = self._store.job(attempt["number"])
-            if job is not None:
-                stage = Stage(attempt["stage"])
-                recovered.append(self._pipeline.interrupted(job, stage, same_boot=same_boot, now=wall))
+            if job is None or job.state in ENDED:
+                self._store.end_attempt(attempt["number"], attempt["stage"], exit_code=None, counted=True, now=wall)
+                continue
+            with self._alone(job):
+                if not self._pipeline.lose(job, now=wall):
+                    stage = Stage(attempt["stage"])
+                    recovered.append(self._pipeline.interrupted(job, stage, same_boot=same_boot, now=wall))
         return recovered
 
     def _picked_up(self, job: Job, wall: float) -> Job:
         """A job that is said to run and that nobody works on: a fault cut its start short. It is begun again."""
-        if job.state is not JobState.RUNNING or job.stage is None:
+        stage = job.stage
+        if job.state is not JobState.RUNNING or stage is None:
             return job
-        return self._pipeline.interrupted(job, job.stage, same_boot=True, now=wall)
+        if (why := self._unstarted.get(job.number)) is not None:
+            job = self._pipeline.not_started(job, stage, why, now=wall)
+            del self._unstarted[job.number]
+            return job
+        return self._pipeline.interrupted(job, stage, same_boot=True, now=wall)
 
     def _launch(self, job: Job, stage: Stage, now: float) -> None:
         job_dir = self._pipeline.dir(job)
-        process = self._start(stage, job_dir)
+        try:
+            process = self._start(stage, job_dir)
+        except OSError as error:
+            # Written down at the next turn, as often as it takes: no attempt was made.
+            self._unstarted[job.number] = why = explain_no_start(stage, error)
+            logger.warning("%s", why.message, extra={"job": job.id})
+            self._on_trouble(error)
+            return
+        self._troubles.pop(job.number, None)
         running = Running(job, stage, process, began=now, alive=now)
         self.running[job.number] = running
         if self._guard is not None and LANES[stage] is Lane.GPU:
@@ -206,19 +275,50 @@ class Crew:
         if running.stage is Stage.TRAIN:
             self.trained[running.job.number] = running.progress
 
+    def held_up(self, job: Job, error: Exception) -> tuple[Waiting, str]:
+        """Take note of an error with the files of one job. Returns what the job waits for until it is over."""
+        self._on_trouble(error)
+        trouble = trouble_with(error)
+        if self._troubles.get(job.number) != trouble:
+            # Once: it is met again at every turn.
+            self._troubles[job.number] = trouble
+            logger.error("held up: %s", trouble, exc_info=error, extra={"job": job.id})
+        return Waiting.DISK, trouble
+
+    @contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """What goes wrong with one job's files holds up that job, visibly, and no other."""
+        try:
+            yield
+        except sqlite3.Error:
+            # The books are everybody's.
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._mark_waiting([self._store.job(job.number) or job], *self.held_up(job, error))
+
     def _mark_waiting(self, jobs: Iterable[Job], reason: Waiting, detail: str = "") -> None:
         for job in jobs:
             if job.state is JobState.QUEUED and (job.waiting, job.waiting_detail) != (reason, detail):
                 self._store.save(replace(job, waiting=reason, waiting_detail=detail))
 
 
+def trouble_with(error: Exception) -> str:
+    """What keeps a job from going on, for people."""
+    if isinstance(error, OSError):
+        # What is written whole is written beside its place first, under a name that nobody knows.
+        path = error.filename2 or error.filename
+        name = PurePath(os.fsdecode(path)).name if path else "something"
+        return f"{name} in its folder cannot be used ({error.strerror or error}); the log says where it lies"
+    return f"a fault of the appliance's own holds it up ({type(error).__name__}); the log has the details"
+
+
 def _log_end(job: Job, stage: Stage, end: StageEnd, seconds: float) -> None:
     words = {
         EndKind.DONE: "finished",
         EndKind.REJECTED: "refused the input",
-        EndKind.WAITS: f"waits for {end.waiting}: {end.message}",
+        EndKind.WAITS: f"waits for {end.waiting} ({end.message})",
         EndKind.STOPPED: "stopped as asked",
-        EndKind.FAILED: f"failed ({end.failure}): {end.message}",
+        EndKind.FAILED: f"failed ({end.failure}: {end.message})",
     }
     level = logging.WARNING if end.kind is EndKind.FAILED else logging.INFO
     logger.log(level, "%s %s after %.1f s", stage, words[end.kind], seconds, extra={"job": job.id})

@@ -115,6 +115,7 @@ class Appliance:
             start=start,
             guard=self.guard,
             stall_seconds=settings.stall_minutes * 60,
+            on_trouble=self.upkeep.met,
         )
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.wishes = Wishes(self.store, self.pipeline, self.crew, self.pushes)
@@ -260,8 +261,10 @@ class Appliance:
             except (sqlite3.Error, OSError) as error:
                 # What cannot be written down now is seen at the next start: a result, or an attempt without an end.
                 logger.exception("the end of a stage could not be noted")
-                if not self.upkeep.met(error) or all(r.process.poll() is not None for r in self.crew.running.values()):
+                if not self.upkeep.met(error) or self.crew.is_over:
                     break
+            if self.crew.is_over and not self.pushes.running:
+                break
             self.wake.wait(0.1)
         self.lane.close()
         self.gpu.close()

@@ -14,6 +14,7 @@ from appliance.job import FailureClass, Stage, Waiting
 
 STOPPED: Final = 4
 DISK: Final = 5
+OUTBOX: Final = "the outbox"
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 
 # Faults of the machine or of the moment: the same stage may get further next time, in a new process.
@@ -54,9 +55,15 @@ class StageEnd:
 
 
 def explain_exit(
-    stage: Stage, code: int, *, has_result: bool, has_problems: bool, failure: Mapping[str, Any] | None
+    stage: Stage,
+    code: int,
+    *,
+    has_result: bool,
+    has_problems: bool,
+    failure: Mapping[str, Any] | None,
+    asked: bool = True,
 ) -> StageEnd:
-    """What a stage's exit code means together with what the stage left behind."""
+    """What a stage's exit code means together with what the stage left behind. `asked`: we asked it to stop."""
     if has_result:
         # Written last: whatever ended the process after that, the stage was done.
         return StageEnd(EndKind.DONE)
@@ -69,7 +76,7 @@ def explain_exit(
     if code == 3:
         return StageEnd(EndKind.WAITS, "a folder of the appliance cannot be written", waiting=Waiting.DISK)
     if code == STOPPED:
-        return StageEnd(EndKind.STOPPED)
+        return StageEnd(EndKind.STOPPED) if asked else _stopped_by_others(stage)
     if failure is not None and "failure" in failure:
         return StageEnd(EndKind.FAILED, failure["message"], failure.get("hint"), FailureClass(failure["failure"]))
     return _unexplained(stage, code)
@@ -91,12 +98,11 @@ def explain_refusal(error: OSError) -> tuple[int, dict[str, str | None] | None]:
     None: there is nothing to say about it that the class of an unexplained end does not say.
     """
     number = _number_of(error)
-    # The name without its folders: they may carry what a person called something.
-    name = PurePath(os.fsdecode(error.filename)).name if error.filename else ""
+    name = _what(error)
     if number in _DISK:
         message = _DISK[number] + (f" ({name})" if name else "")
         return DISK, {"failure": FailureClass.DISK_FULL, "message": message, "hint": None}
-    if number in _FOLDER:
+    if number in _FOLDER or (number == errno.ENOENT and name == OUTBOX):
         message = f"{name or 'a folder of the appliance'} cannot be used: {os.strerror(number or 0)}"
         hint = "Give the appliance's user access to it, or mount it again; it is tried again by itself."
         return 3, {"waiting": Waiting.DISK, "message": message, "hint": hint}
@@ -106,10 +112,32 @@ def explain_refusal(error: OSError) -> tuple[int, dict[str, str | None] | None]:
     return 1, None
 
 
+def _what(error: OSError) -> str:
+    """What was refused, without its folders: they may carry what a person called something."""
+    name = PurePath(os.fsdecode(error.filename)).name if error.filename else ""
+    # The folder that a result is put together in: nobody knows it by its name.
+    return OUTBOX if re.fullmatch(r"\..+\.partial", name) else name
+
+
 def _number_of(error: OSError) -> int | None:
     """What the system said. Copying a tree collects many refusals, of which only the words are left."""
     words = re.search(r"\[Errno (\d+)\]", str(error))
     return int(words[1]) if error.errno is None and words else error.errno
+
+
+def explain_no_start(stage: Stage, error: OSError) -> StageEnd:
+    """Why the process of a stage could not be started: the machine is short of something for a while."""
+    number, why = _number_of(error), error.strerror or str(error)
+    if number in _DISK or number in _FOLDER:
+        return StageEnd(EndKind.WAITS, f"the {stage} stage could not be started: {why}", waiting=Waiting.DISK)
+    message = f"the {stage} stage could not be started: {why} (out of processes, open files or memory)"
+    return StageEnd(EndKind.WAITS, message, waiting=Waiting.MEMORY)
+
+
+def _stopped_by_others(stage: Stage) -> StageEnd:
+    message = f"something else on this machine asked the {stage} stage to stop (SIGTERM), and not the appliance"
+    hint = "If it was earlyoom: docs/operations.md says how to set it up. The system's journal names who sent it."
+    return StageEnd(EndKind.FAILED, message, hint, FailureClass.WORKER_CRASHED)
 
 
 def _unexplained(stage: Stage, code: int) -> StageEnd:

@@ -29,13 +29,15 @@ from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.order import has_ended_well
 from appliance.priorities import capped
-from appliance.retries import again, progress_mark, tries
+from appliance.retries import again, crashes_since_approval, last_failure, progress_mark, tries
 from appliance.store import Store
 from appliance.texts.why import gist
 
 logger = logging.getLogger(__name__)
 
 SHORT_PAUSE_SECONDS: Final = 60.0
+# Twice what is allowed at one place: a few power cuts in a long training are nobody's fault.
+CRASHES_A_PERSON_SEES_TO: Final = 2
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,20 @@ class Pipeline:
         return job
 
     def end(
-        self, job: Job, stage: Stage, code: int, *, seconds: float, now: float, instead: StageEnd | None = None
+        self,
+        job: Job,
+        stage: Stage,
+        code: int,
+        *,
+        seconds: float,
+        now: float,
+        instead: StageEnd | None = None,
+        asked: bool = True,
     ) -> tuple[Job, StageEnd]:
         """Take note of a stage that ended, and decide what becomes of the job.
 
-        `instead` says why a stage without a result ended, where we know it better than from the exit code.
+        `instead` says why a stage without a result ended, where we know it better than from the exit code; `asked`
+        whether we asked it to stop.
         """
         job_dir = self.dir(job)
         has_result = has_ended_well(stage, job_dir)
@@ -97,6 +108,7 @@ class Pipeline:
             has_result=has_result,
             has_problems=bool(job_dir.problems(stage)),
             failure=job_dir.failure(stage),
+            asked=asked,
         )
         counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS)
         with self.store.transaction():
@@ -108,6 +120,15 @@ class Pipeline:
             # Before it is committed: when it cannot be written, nothing has happened, and the end is noted again.
             job_dir.write_job(job)
         return job, ended
+
+    def not_started(self, job: Job, stage: Stage, why: StageEnd, *, now: float) -> Job:
+        """The process of a stage that was begun could not be started: no attempt was made, and the job waits."""
+        with self.store.transaction():
+            self.store.end_attempt(job.number, stage, exit_code=None, counted=False, now=now)
+            self.store.note(job.number, "stage_not_started", now=now, stage=stage, kind=why.kind, message=why.message)
+            job = self._after(job, stage, why, now=now)
+            self.dir(job).write_job(job)
+        return job
 
     def _after(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
         match ended.kind:
@@ -124,8 +145,8 @@ class Pipeline:
             case EndKind.STOPPED:
                 return self._requeue(job)
             case EndKind.WAITS:
-                # Room and a GPU come back at any moment, and looking for them costs nothing.
-                longest = SHORT_PAUSE_SECONDS if ended.waiting in (Waiting.DISK, Waiting.GPU) else LONGEST_PAUSE_SECONDS
+                # Room, memory and a GPU come back at any moment, and looking for them costs nothing.
+                longest = LONGEST_PAUSE_SECONDS if ended.waiting is Waiting.NETWORK else SHORT_PAUSE_SECONDS
                 pause = exits.backoff_seconds(tries(self.store, job, stage), longest=longest)
                 return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
@@ -204,7 +225,8 @@ class Pipeline:
 
     def _hold(self, job: Job, ended: StageEnd, *, pause: float, now: float) -> Job:
         """The machine cannot do it now: wait, visibly, and try again later."""
-        job = replace(job, waiting=ended.waiting, waiting_detail=ended.message, not_before=now + pause)
+        detail = f"{ended.message}. {ended.hint.rstrip('.')}" if ended.hint else ended.message
+        job = replace(job, waiting=ended.waiting, waiting_detail=detail, not_before=now + pause)
         return self._requeue(job)
 
     def _after_failure(self, job: Job, stage: Stage, ended: StageEnd, *, now: float) -> Job:
@@ -219,10 +241,14 @@ class Pipeline:
         return self._hold(job, replace(ended, waiting=retry.waiting), pause=retry.pause, now=now)
 
     def _give_up(self, job: Job, stage: Stage, *, now: float) -> None:
-        message = f"the {stage} stage was begun {self.max_attempts} times and never got further: it took the machine or"
-        message += " the appliance down each time"
+        failure = last_failure(self.store, job, stage)
+        message = job.message
+        if failure is None:
+            failure = FailureClass.HOST_CRASHED
+            message = f"the {stage} stage was begun {self.max_attempts} times and never got further: it took the"
+            message += " machine or the appliance down each time"
         self.store.note(job.number, "given_up", now=now, stage=stage)
-        self.settle(job, Outcome.FAILED, stage=stage, failure=FailureClass.HOST_CRASHED, message=message)
+        self.settle(job, Outcome.FAILED, stage=stage, failure=failure, message=message)
 
     def _finish(self, job: Job, *, now: float) -> Job:
         """The result stands in the outbox. `outcome.json` is the truth: the row may have missed it in a crash."""
@@ -259,11 +285,26 @@ class Pipeline:
             return False
         ended = lost(job, "its folder in the state folder is gone: drop its files again", now=now)
         with self.store.transaction():
+            if job.stage is not None:
+                self.store.end_attempt(job.number, job.stage, exit_code=None, counted=True, now=now)
             self.store.save(ended)
             self.store.count("job_failures_total", {"reason": FailureClass.INTERNAL})
             self.store.count("jobs_finished_total", {"outcome": ended.state})
         logger.error(ended.message, extra={"job": job.id})
         return True
+
+    def held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
+        """A training that gets further each time and still takes the machine down with it: a person must look first.
+
+        One that gets no further is given up by its attempts; both bound how often a machine is started for nothing.
+        """
+        crashes = crashes_since_approval(self.store, job, stage) if stage is Stage.TRAIN else 0
+        if crashes < CRASHES_A_PERSON_SEES_TO * self.max_attempts:
+            return None
+        return Waiting.APPROVAL, (
+            f"the machine went down {crashes} times while it trained; when the reason is found, "
+            f"`appliance approve {job.number}` lets it go on from its last checkpoint"
+        )
 
     def interrupted(self, job: Job, stage: Stage, *, same_boot: bool, now: float) -> Job:
         """A stage that no one saw the end of: the daemon or the host went down under it. The attempt stays counted.
@@ -274,7 +315,10 @@ class Pipeline:
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=None, counted=True, now=now)
             self.store.note(job.number, kind, now=now, stage=stage)
+            if not same_boot:
+                self.store.count("job_retries_total", {"reason": FailureClass.HOST_CRASHED})
             done = has_ended_well(stage, self.dir(job))
-            job = self._after(job, stage, StageEnd(EndKind.DONE), now=now) if done else self._requeue(job)
+            # Somebody may have cancelled it meanwhile: as after a stop, that is kept to.
+            job = self._after(job, stage, StageEnd(EndKind.DONE if done else EndKind.STOPPED), now=now)
             self.dir(job).write_job(job)
             return job

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # The stage ends a transfer that hangs, over Xet and then without. This is for a stage that hangs itself.
 STAGE_SECONDS: Final = 2 * LONGEST_DEADLINE_SECONDS + 600.0
 STOP_SECONDS: Final = 10.0
+LEFT_ALONE_SECONDS: Final = 60.0
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Pushes:
         self._possible = settings.hub_org is not None and settings.hub_token is not None
         self._dir, self._start, self._boot_id = job_dir, start, boot_id
         self._shared: dict[int, str | None] = {}
+        self._left_alone: dict[int, float] = {}
 
     def recover(self) -> None:
         """End what is left of a push that ran when the daemon or the host went down; it is tried again when due."""
@@ -95,9 +97,17 @@ class Pushes:
         if self.running is not None or not self._possible:
             return
         jobs = {job.number: job for job in self._store.pending_pushes()}
-        chosen = next_push([self._pending(job) for job in jobs.values()], now=wall)
-        if chosen is not None:
+        left_alone = {number for number, until in self._left_alone.items() if now < until}
+        pending = [self._pending(job) for number, job in jobs.items() if number not in left_alone]
+        chosen = next_push(pending, now=wall)
+        if chosen is None:
+            return
+        try:
             self._begin(jobs[chosen.number], chosen, now, wall=wall)
+        except OSError:
+            # Something about this one's files, or about starting a process: it does not hold up the others.
+            self._left_alone[chosen.number] = now + LEFT_ALONE_SECONDS
+            raise
 
     def reap(self, now: float, *, wall: float) -> None:
         """Take note of a push that has ended; kill one that has gone on for too long."""

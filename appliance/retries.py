@@ -53,6 +53,25 @@ def tries(store: Store, job: Job, stage: Stage) -> int:
     return sum(event["kind"] in (exits.EndKind.WAITS, exits.EndKind.FAILED) for event in ends)
 
 
+def crashes_since_approval(store: Store, job: Job, stage: Stage) -> int:
+    """How often the whole machine went down under a stage since somebody last let the job go on."""
+    crashes = 0
+    for event in store.events(job.number):
+        if event["event"] == "approved":
+            crashes = 0
+        elif event["event"] == "host_crashed" and event.get("stage") == stage:
+            crashes += 1
+    return crashes
+
+
+def last_failure(store: Store, job: Job, stage: Stage) -> FailureClass | None:
+    """How the last attempt at a stage failed; None when nobody saw its end, or it did not fail."""
+    ends = [event for event in store.events(job.number) if event.get("stage") == stage]
+    ends = [event for event in ends if event["event"] in ("stage_ended", "daemon_restarted", "host_crashed")]
+    failure = ends[-1].get("failure") if ends else None
+    return FailureClass(failure) if failure else None
+
+
 def progress_mark(job_dir: JobDir) -> str:
     """How far the training has come: its newest complete checkpoint, and how small its pieces are.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from appliance.exits import StageEnd
 from appliance.job import Job, Stage
 from appliance.processes import StageProcess
 from appliance.progress import Progress, Tally
@@ -41,6 +42,10 @@ class Running:
     stop_reason: StopReason | None = None
     alive: float = 0.0
     io_bytes: int | None = None
+    over: bool = False
+    """It has ended. One that is over and still here has an end that could not be written down yet."""
+    ended_by_us: StageEnd | None = None
+    """What ended it where its exit code does not tell, as seen when it was over."""
 
     def ask_to_stop(self, reason: StopReason, now: float, *, signal: bool = True) -> None:
         """SIGTERM, once; a cancel takes the place of a milder reason."""

@@ -45,7 +45,14 @@ class Starter:
 
     def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
         job_dir = self._dir(job)
-        return self._upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(job, stage, job_dir, now)
+        try:
+            return (
+                self._crew.held_back(job, stage)
+                or self._upkeep.obstacle(job, stage, job_dir)
+                or self.admission.obstacle(job, stage, job_dir, now)
+            )
+        except OSError as error:
+            return self._crew.held_up(job, error)
 
     def _step_back(self, for_gpu: Iterable[tuple[Job, Stage]], obstacle: Obstacle, now: float) -> None:
         """Have a running training make room for a `high` job; once a wait, in case that it does not fit even then."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from appliance.actions import why_not
 from appliance.crew import Crew
 from appliance.disk import is_disk_trouble
-from appliance.job import ENDED, Outcome
+from appliance.job import ENDED, Outcome, Waiting
 from appliance.order import next_stage
 from appliance.pipeline import Pipeline
 from appliance.pushes import Pushes
@@ -78,9 +78,9 @@ class Wishes:
             self._pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
 
     def _approve(self, number: int, wall: float) -> None:
-        """Let a job start that takes longer than those that start by themselves."""
+        """Let a job start that takes longer than those that start by themselves, or go on in spite of what it did."""
         job = self._store.job(number)
-        if job is None or job.state in ENDED or job.approved:
+        if job is None or job.state in ENDED or (job.approved and job.waiting is not Waiting.APPROVAL):
             return
         self._store.save(replace(job, approved=True))
         self._store.note(number, "approved", now=wall)

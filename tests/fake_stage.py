@@ -1,7 +1,7 @@
 """A stand-in for the heavy stages, started as the real ones are: `python fake_stage.py STAGE JOB_DIR`.
 
 What it does is told by the first row of the dropped dataset, `{"train": "sleep", ...}`: `crash` ends by SIGKILL,
-`sleep` works until it is asked to stop, `nap` for some seconds at most, `crash once` and `sleep once` only the first
+`sleep` works until it is asked to stop, `nap` for some seconds, `crash once` and `sleep once` only the first
 time, `reject` refuses the input, `wait` says that the network is away, `lose` loses the GPU once and is aborted over
 it, `fail` fails with a class, `ignore` works on and does not listen to SIGTERM, `talk` reports all the time, `family`
 has a child of its own, `need N` runs out of memory while the plan's micro-batch is above N. Without a word it
@@ -150,7 +150,7 @@ def sleep(seconds: float, *, stop: bool, report: ProgressWriter | None = None) -
         time.sleep(0.02)
         if report is not None:
             report.write("progress", done=1, total=2, unit="rows")
-    return 4
+    return 4 if stopped else 0
 
 
 def push(job_dir: JobDir) -> int:

@@ -1,0 +1,253 @@
+"""What the machine refuses about one job costs that job something, and no other job anything."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.exits import EndKind
+from appliance.job import FailureClass, JobState, Stage, Waiting
+from appliance.memory import Reading, read_machine
+from tests.box import Box
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    box = Box(tmp_path)
+    yield box
+    box.stop()
+
+
+def folder(box: Box, number: int = 1) -> Path:
+    job = box.job(number)
+    assert job is not None
+    return box.appliance.places.jobs / job.id
+
+
+def waits(box: Box, reason: Waiting, number: int = 1) -> bool:
+    job = box.job(number)
+    return job is not None and job.waiting is reason
+
+
+def paused(box: Box) -> None:
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: waits(box, Waiting.PAUSED))
+
+
+def refuse_reads(path: Path) -> Callable[[], None]:
+    """Have the system refuse to read a file, root or not: a folder stands in its place. Returns what undoes that."""
+    kept = path.with_name(f".{path.name}.kept")
+    if path.exists():
+        path.rename(kept)
+    path.mkdir()
+
+    def undo() -> None:
+        path.rmdir()
+        if kept.exists():
+            kept.rename(path)
+
+    return undo
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "check/result.json", "prepare/plan.json"])
+def test_a_file_that_cannot_be_read_holds_up_its_own_job_until_it_can(box: Box, name: str):
+    paused(box)
+    undo = refuse_reads(folder(box) / name)
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    job = box.job(1)
+    assert job is not None
+    assert (job.state, job.waiting) == (JobState.QUEUED, Waiting.DISK)
+    assert Path(name).name in job.waiting_detail
+    undo()
+    assert box.ended(1).state is JobState.SUCCEEDED
+
+
+def test_an_end_that_cannot_be_written_down_holds_up_no_other_training(box: Box):
+    box.drop("a.jsonl", train="nap")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    # The record of the job can neither be replaced nor be written beside itself.
+    undo = refuse_reads(folder(box) / "job.json")
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    undo()
+    assert box.ended(1).state is JobState.SUCCEEDED
+
+
+def test_a_daemon_stops_although_an_end_cannot_be_written_down(tmp_path: Path):
+    box = Box(tmp_path)
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    undo = refuse_reads(folder(box) / "job.json")
+    box.stop()
+    undo()
+    box.start()
+    (folder(box) / "dropped" / "a.jsonl").write_text("{}\n")
+    assert box.ended(1).state is JobState.SUCCEEDED
+    box.stop()
+
+
+def test_an_ended_job_whose_figures_cannot_be_read_does_not_keep_the_board_from_the_rest(box: Box):
+    box.drop("a.jsonl")
+    box.ended(1)
+    refuse_reads(folder(box) / "verify" / "result.json")
+    box.drop("b.jsonl")
+    box.ended(2)
+    status = box.outbox / "STATUS.md"
+    box.turn_until(lambda: "0002-b" in status.read_text() and "0001-a" in status.read_text())
+
+
+def test_a_start_after_a_crash_ends_a_job_whose_folder_is_gone_and_goes_on(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.crash()
+    shutil.rmtree(box.settings.state / "jobs" / "0001-a")
+    box.start()
+    job = box.ended(1)
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.INTERNAL)
+    assert box.appliance.store.open_attempts() == []
+    box.crash()
+    box.start()
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+
+
+def test_a_start_after_a_crash_waits_for_a_folder_that_cannot_be_used(box: Box):
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.crash()
+    undo = refuse_reads(box.settings.state / "jobs" / "0001-a" / "job.json")
+    box.start()
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    undo()
+    assert box.ended(1).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EAGAIN, Waiting.MEMORY), (errno.ENOMEM, Waiting.MEMORY), (errno.ENOSPC, Waiting.DISK)],
+)
+def test_a_process_that_cannot_be_started_is_no_attempt(
+    box: Box, monkeypatch: pytest.MonkeyPatch, number: int, reason: Waiting
+):
+    start, refused = box.appliance.crew._start, [0]
+
+    def short_of_something(stage, job_dir):
+        if stage is Stage.TRAIN and refused[0] < 5:
+            refused[0] += 1
+            raise OSError(number, os.strerror(number))
+        return start(stage, job_dir)
+
+    monkeypatch.setattr(box.appliance.crew, "_start", short_of_something)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: waits(box, reason))
+    job = box.job(1)
+    assert job is not None
+    assert os.strerror(number) in job.waiting_detail
+    assert job.not_before > time.time()
+    assert box.ended(1, seconds_a_turn=5.0).state is JobState.SUCCEEDED
+    assert refused == [5]
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 1
+
+
+def test_a_training_that_somebody_else_ends_is_counted_and_goes_on_after_pauses(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    for _ in range(3):
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        stopped = box.appliance.crew.running[1]
+        stopped.process.ask_to_stop()
+        box.turn_until(lambda stopped=stopped: box.appliance.crew.running.get(1) is not stopped)
+        box.shift += 300.0
+    job = box.ended(1)
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.WORKER_CRASHED)
+    assert "SIGTERM" in job.message
+    kinds = [event["kind"] for event in box.history(1) if event.get("stage") == "train" and "kind" in event]
+    assert kinds == [EndKind.FAILED] * 3
+
+
+def test_what_is_left_waits_for_its_turn_once_the_lane_is_open(box: Box):
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: waits(box, Waiting.PAUSED, 1))
+    box.drop("b.jsonl")
+    box.turn_until(lambda: waits(box, Waiting.PAUSED, 2))
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.turn_until(lambda: waits(box, Waiting.NONE, 2))
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    assert box.ended(2).state is JobState.SUCCEEDED
+
+
+def test_a_cancel_that_a_crash_cut_short_is_kept_to(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.appliance.wishes.act_on_all(time.monotonic(), time.time())
+    box.crash()
+    box.start()
+    assert box.ended(1).state is JobState.CANCELLED
+    assert [event["stage"] for event in box.history(1) if event["event"] == "stage_started"].count("train") == 1
+
+
+def test_a_training_that_gets_further_and_takes_the_machine_down_each_time_waits_for_a_person(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+):
+    box.drop("a.jsonl", train="sleep")
+    crashes = 2 * box.settings.max_attempts
+    for number in range(crashes):
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        checkpoint = folder(box) / "train" / "checkpoints" / f"step-{number + 1:06}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "COMPLETE.json").write_text("{}")
+        box.crash()
+        monkeypatch.setattr("appliance.daemon.boot_id", lambda number=number: f"boot {number}")
+        box.start()
+    box.turn_until(lambda: waits(box, Waiting.APPROVAL))
+    job = box.job(1)
+    assert job is not None
+    assert f"went down {crashes} times" in job.waiting_detail
+    assert "appliance approve 1" in job.waiting_detail
+    box.appliance.store.ask("approve", "1", now=0.0)
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    retries = dict(((name, labels.get("reason")), value) for name, labels, value in box.appliance.store.counters())
+    assert retries["job_retries_total", "host_crashed"] == crashes
+
+
+def test_a_last_attempt_that_the_guard_stopped_keeps_its_class(tmp_path: Path):
+    machine = read_machine()
+    low = Reading(replace(machine.memory, available_bytes=1))
+    readings = [machine]
+    box = Box(tmp_path, max_attempts=1, reading=lambda: readings[-1])
+    plan = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "gradient_checkpointing": True}
+    box.drop("a.jsonl", train="sleep", plan=plan)
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    readings.append(low)
+    box.turn_until(lambda: not box.runs(Stage.TRAIN))
+    readings.append(machine)
+    job = box.ended(1, seconds_a_turn=5.0)
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.MEMORY_GUARD)
+    assert "memory" in job.message
+    box.stop()
+
+
+def test_an_outbox_that_is_not_there_is_waited_for_and_called_by_its_name(box: Box):
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    away = box.outbox.rename(box.outbox.with_name("away"))
+    # The board has no place to be written to, either.
+    box.forgiving = True
+    box.appliance.crew.running[1].process.kill()
+    box.turn_until(lambda: waits(box, Waiting.DISK))
+    job = box.job(1)
+    assert job is not None
+    assert job.waiting_detail.startswith("the outbox cannot be used: No such file or directory. Give")
+    away.rename(box.outbox)
+    assert box.ended(1, seconds_a_turn=5.0).state is JobState.SUCCEEDED
