@@ -113,13 +113,14 @@ def running_row(entry: Running, view: View) -> RunningRow:
 
 def queued_row(job: Job, jobs: Path) -> QueuedRow:
     """A job that waits, as the board shows it."""
-    ready = not job.dry_run and (jobs / job.id / Stage.PREPARE / "result.json").exists()
+    ready = not job.dry_run and _is_there(jobs / job.id / Stage.PREPARE / "result.json")
     return QueuedRow(
         job.id,
         job.created,
         job.waiting,
         job.waiting_detail,
         made_ready=ready,
+        ended=job.outcome is not None,
         dry_run=job.dry_run,
         people=people(job),
     )
@@ -129,7 +130,7 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
     """A job that has ended, as the board shows it."""
     if job.outcome is None or job.finished is None:
         raise ValueError(f"job {job.id} has not ended")
-    verified: Mapping[str, float | None] = JobDir(jobs / job.id).result(Stage.VERIFY) or {}
+    verified = _verified(JobDir(jobs / job.id))
     return ResultRow(
         id=job.id,
         state=job.state,
@@ -143,6 +144,21 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
         push=job.push,
         people=people(job),
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # One folder that cannot be read is no reason for a board that says nothing of the others.
+        return False
+
+
+def _verified(job_dir: JobDir) -> Mapping[str, float | None]:
+    try:
+        return job_dir.result(Stage.VERIFY) or {}
+    except OSError:
+        return {}
 
 
 def inbox_rows(view: View) -> tuple[InboxRow, ...]:

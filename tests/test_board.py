@@ -8,7 +8,16 @@ import pytest
 from appliance.job import JobState, Outcome, Push, Stage, Verdict, Waiting
 from appliance.settling import DropState
 from appliance.status_files import AT_LEAST_EVERY_SECONDS
-from appliance.texts.board import REFRESH_SECONDS, Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html
+from appliance.texts.board import (
+    REFRESH_SECONDS,
+    Board,
+    InboxRow,
+    QueuedRow,
+    ResultRow,
+    RunningRow,
+    status_html,
+    why_waiting,
+)
 from appliance.texts.board import status_markdown as markdown
 from tests.page_reader import assert_inert, read_page
 
@@ -183,3 +192,10 @@ def test_hostile_names_are_shown_and_do_nothing():
 
     assert page.text.count("<script>alert(1)</script>") == 7
     assert "\u202e" not in markdown(board)
+
+
+def test_a_job_whose_result_is_known_waits_for_the_outbox_and_not_to_be_trained():
+    row = QueuedRow("0001-a", NOW, Waiting.NONE, made_ready=True, ended=True)
+    assert why_waiting(row) == "waits to be put into the outbox"
+    full = QueuedRow("0001-a", NOW, Waiting.DISK, "the outbox cannot be used", ended=True)
+    assert why_waiting(full) == "waits for the disk: the outbox cannot be used"

@@ -71,5 +71,5 @@ def test_a_job_that_waits_says_for_what_once_for_each_reason(tmp_path, capsys):
             follower.show(seen)
     assert capsys.readouterr().err.splitlines() == [
         "waits for memory: needs 2.0 GB [of 24]",
-        "waits for disk space: full",
+        "waits for the disk: full",
     ]

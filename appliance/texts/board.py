@@ -21,7 +21,7 @@ WAITS: Final = {
     Waiting.PAUSED: "waits because the queue is paused",
     Waiting.WINDOW: "waits for the hours in which training is allowed",
     Waiting.MEMORY: "waits for memory",
-    Waiting.DISK: "waits for disk space",
+    Waiting.DISK: "waits for the disk",
     Waiting.NETWORK: "waits for the network",
     Waiting.GPU: "waits for the GPU",
     Waiting.APPROVAL: "waits for somebody's approval",
@@ -66,6 +66,8 @@ class QueuedRow:
     waiting: Waiting
     detail: str = ""
     made_ready: bool = False
+    ended: bool = False
+    """What comes of it is known, and only has to be put into the outbox."""
     dry_run: bool = False
     people: tuple[str, ...] = ()
 
@@ -175,10 +177,14 @@ def facts(row: RunningRow) -> list[str]:
 
 def why_waiting(row: QueuedRow) -> str:
     """Why a queued job waits, as a phrase."""
-    ready = " and is ready to train" if row.made_ready and row.waiting is Waiting.NONE else ""
+    waits, ready = WAITS[row.waiting], ""
+    if row.waiting is Waiting.NONE and row.ended:
+        waits = "waits to be put into the outbox"
+    elif row.waiting is Waiting.NONE and row.made_ready:
+        ready = " and is ready to train"
     detail = f": {row.detail}" if row.detail else ""
     checked = f"; it is {ONLY_CHECKED}" if row.dry_run else ""
-    return WAITS[row.waiting] + ready + detail + checked + _by(row.people)
+    return waits + ready + detail + checked + _by(row.people)
 
 
 def result_words(row: ResultRow) -> str:
