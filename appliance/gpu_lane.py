@@ -83,8 +83,11 @@ class GpuLane:
         if end.waiting is Waiting.GPU:
             self._gone, self._gone_until = end.message, now + GONE_SECONDS
 
-    def idle(self) -> None:
-        """Nothing runs on the GPU and nothing is about to: the neighbour may have it."""
+    def idle(self, now: float) -> None:
+        """Nothing runs on the GPU and nothing is about to: the neighbour may have it, with its memory."""
+        if now < self._gone_until or self._short_of_memory(now) is not None:
+            # Whoever wakes now takes the very memory that is on its way back, or the last that the machine has.
+            return
         self._neighbour.give_back()
         if not self._neighbour.is_ours_or_moving:
             self._note_taken(False)

@@ -38,7 +38,7 @@ class Starter:
         elif any(_may_begin(obstacle(job, stage)) for job, stage in for_gpu):
             closed = self._lane.take()
         else:
-            self._lane.idle()
+            self._lane.idle(now)
         self._crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)
         # Whoever runs now may ask again when something else has come in between.
         self._stepped_back_for &= {job.number for job, _ in waiting} - set(self._crew.running)

@@ -187,6 +187,16 @@ def test_a_cap_on_priority_keeps_everybody_in_line(tmp_path: Path):
 # The server by day
 
 
+class Free:
+    """What the guard of a box reads, until a test says something else: no other work on this machine counts."""
+
+    def __init__(self) -> None:
+        self.gigabytes = 100.0
+
+    def __call__(self) -> Reading:
+        return Reading(Memory(128 * GB, int(self.gigabytes * GB)))
+
+
 class Server:
     """A real one on loopback that notes what it is told, and answers as it is set to."""
 
@@ -210,6 +220,18 @@ class Server:
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
 
+    def box(self, root: Path, **how: object) -> Box:
+        """One that shares the GPU with this server."""
+        how.setdefault("reading", Free())
+        return Box(root, before_train_url=f"{self.url}/before", after_train_url=f"{self.url}/after", **how)  # type: ignore[arg-type]
+
+    def told_after_a_while(self, box: Box) -> list[str]:
+        """What it was told up to now, after some turns in which nothing new comes."""
+        for _ in range(10):
+            box.tick()
+            time.sleep(0.01)
+        return self.told
+
     def neighbour(self, **how: object) -> Neighbour:
         return Neighbour(f"{self.url}/before", f"{self.url}/after", pause_seconds=0.01, **how)  # type: ignore[arg-type]
 
@@ -227,7 +249,7 @@ def server() -> Iterator[Server]:
 
 
 def test_the_server_makes_room_before_the_training_and_hears_when_it_is_over(tmp_path: Path, server: Server):
-    box = Box(tmp_path, before_train_url=f"{server.url}/before", after_train_url=f"{server.url}/after")
+    box = server.box(tmp_path)
     box.drop("a.jsonl", train="sleep once")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
     assert server.told == ["/before"]
@@ -269,7 +291,7 @@ def test_nothing_begins_that_the_gpu_was_not_taken_for_and_nobody_is_asked_while
 
 
 def test_a_daemon_that_ends_gives_the_gpu_back_and_so_does_one_after_a_crash(tmp_path: Path, server: Server):
-    box = Box(tmp_path, before_train_url=f"{server.url}/before", after_train_url=f"{server.url}/after")
+    box = server.box(tmp_path)
     box.drop(train="sleep")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
     box.stop()
@@ -283,6 +305,56 @@ def test_a_daemon_that_ends_gives_the_gpu_back_and_so_does_one_after_a_crash(tmp
     box.ended()
     box.turn_until(lambda: server.told[-1] == "/after")
     assert server.told == ["/before", "/after", "/before", "/after"]
+    box.stop()
+
+
+def test_the_server_hears_nothing_while_the_memory_of_a_training_comes_back(tmp_path: Path, server: Server):
+    free = Free()
+    box = server.box(tmp_path, reading=free)
+    box.drop(train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    free.gigabytes = 50.0
+    box.appliance.crew.running[1].process.kill()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.MEMORY)
+    assert server.told_after_a_while(box) == ["/before"]
+    # Nothing is left to do, and its memory is still on its way.
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.ended()
+    assert server.told_after_a_while(box) == ["/before"]
+    free.gigabytes = 97.0
+    box.turn_until(lambda: server.told == ["/before", "/after"])
+    box.stop()
+
+
+def test_the_server_is_not_woken_below_the_floor_however_long_it_takes(tmp_path: Path, server: Server):
+    free = Free()
+    box = server.box(tmp_path, reading=free)
+    box.drop(train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    free.gigabytes = 7.0
+    box.turn_until(lambda: 1 not in box.appliance.crew.running)
+    box.shift += 2 * MEMORY_BACK_SECONDS
+    assert server.told_after_a_while(box) == ["/before"]
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.ended()
+    box.shift += 2 * MEMORY_BACK_SECONDS
+    assert server.told_after_a_while(box) == ["/before"]
+    free.gigabytes = 9.0
+    box.turn_until(lambda: server.told == ["/before", "/after"])
+    box.stop()
+
+
+def test_the_server_hears_nothing_in_the_pause_after_a_gpu_was_lost(tmp_path: Path, server: Server):
+    box = server.box(tmp_path)
+    box.drop("a.jsonl", train="lose")
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.GPU and job.not_before > 0)
+    box.drop("b.jsonl")
+    box.turn_until(lambda: (job := box.job(2)) is not None and job.waiting is Waiting.GPU)
+    assert server.told_after_a_while(box) == ["/before"]
+    box.shift += 61.0
+    assert [box.ended(number).state for number in (1, 2)] == [JobState.SUCCEEDED] * 2
+    box.turn_until(lambda: len(server.told) == 2)
+    assert server.told == ["/before", "/after"]
     box.stop()
 
 
