@@ -69,13 +69,12 @@ class GpuLane:
 
     def take(self) -> Closed | None:
         """Have the neighbour make room; None once the GPU is ours. The stage that wants it begins then."""
-        if self._neighbour.take():
-            self._note_taken(True)
-            self._before = self._guard.reading.memory.available_bytes
-            return None
         # Before the word is out: whoever kills us now leaves a neighbour behind that waits to be told.
         self._note_taken(True)
-        return Waiting.GPU, "the server that shares the GPU is asked to make room"
+        if not self._neighbour.take():
+            return Waiting.GPU, "the server that shares the GPU is asked to make room"
+        self._before = self._guard.reading.memory.available_bytes
+        return None
 
     def ended(self, now: float, end: StageEnd) -> None:
         """A stage on the GPU has ended: its memory is waited for, and the GPU itself where the stage found none."""

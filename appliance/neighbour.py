@@ -32,6 +32,8 @@ class Side(StrEnum):
     """Whose the GPU is, or whose it is about to be."""
 
     THEIRS = "theirs"
+    UNSURE = "unsure"
+    """An earlier daemon took it and never gave it back; the other side may have been started anew meanwhile."""
     TAKING = "taking"
     OURS = "ours"
     GIVING = "giving"
@@ -54,21 +56,21 @@ class Neighbour:
         self._post = post or post_json
         self._pause_seconds = pause_seconds
         self._thread: threading.Thread | None = None
-        self.side = Side.OURS if is_ours else Side.THEIRS
+        self.side = Side.UNSURE if is_ours else Side.THEIRS
         self.failures = 0
         """How many times nobody could be told, after all tries."""
 
     def take(self) -> bool:
         """Ask for the GPU. True once it may be used: the other side made room, or had long enough to."""
         self._fold()
-        if self.side is Side.THEIRS:
+        if self.side in (Side.THEIRS, Side.UNSURE):
             self._say(Side.TAKING, self._before, "training")
         return self.side is Side.OURS
 
     def give_back(self) -> None:
         """Say that the GPU is free, unless that was said already."""
         self._fold()
-        if self.side is Side.OURS:
+        if self.side in (Side.OURS, Side.UNSURE):
             self._say(Side.GIVING, self._after, "idle")
 
     def close(self) -> None:

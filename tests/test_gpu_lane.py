@@ -1,6 +1,7 @@
 """Who gets the GPU and when: hours, priorities, a server by day, memory that comes back, a GPU that is missing."""
 
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -308,6 +309,36 @@ def test_a_daemon_that_ends_gives_the_gpu_back_and_so_does_one_after_a_crash(tmp
     box.stop()
 
 
+def test_after_a_crash_the_server_is_asked_again_before_anything_begins(tmp_path: Path, server: Server):
+    """The host went down with us, and the server came up again by itself and took the memory."""
+    box = server.box(tmp_path)
+    box.drop(train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.crash()
+    box.start()
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    assert server.told == ["/before", "/before"]
+    box.stop()
+    assert server.told == ["/before", "/before", "/after"]
+
+
+def test_the_server_hears_nothing_that_is_not_written_down_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Killed after the word and before the note, nobody would ever wake it."""
+    said: list[str] = []
+    neighbour = Neighbour("http://server/before", None, post=lambda url, body: said.append(url))
+    box = Lane(tmp_path, neighbour=neighbour)
+
+    def refuse(name: str, value: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(box.store, "set_fact", refuse)
+    with pytest.raises(sqlite3.OperationalError):
+        box.lane.take()
+    until(lambda: not neighbour.is_busy)
+    assert said == []
+    box.store.close()
+
+
 def test_the_server_hears_nothing_while_the_memory_of_a_training_comes_back(tmp_path: Path, server: Server):
     free = Free()
     box = server.box(tmp_path, reading=free)
@@ -416,11 +447,11 @@ DONE = StageEnd(EndKind.DONE)
 
 
 class Lane:
-    def __init__(self, root: Path, **how: object) -> None:
+    def __init__(self, root: Path, *, neighbour: Neighbour | None = None, **how: object) -> None:
         self.free = 100.0
         self.store = Store(root / "appliance.sqlite")
         self.guard = MemoryGuard(Floors(8 * GB, 4 * GB), read=lambda: Reading(Memory(128 * GB, int(self.free * GB))))
-        self.lane = GpuLane(self.store, self.guard, Neighbour(None, None), **how)  # type: ignore[arg-type]
+        self.lane = GpuLane(self.store, self.guard, neighbour or Neighbour(None, None), **how)  # type: ignore[arg-type]
 
     def closed(self, now: float) -> tuple[Waiting, str] | None:
         self.guard.look()
