@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, tzinfo
 from typing import Final
 
-from appliance.exits import StageEnd
+from appliance.exits import StageEnd, backoff_seconds
 from appliance.guard import MemoryGuard
 from appliance.job import Waiting
 from appliance.neighbour import Neighbour, neighbour_of
@@ -22,6 +22,9 @@ MEMORY_BACK_SECONDS: Final = 120.0
 MEMORY_BACK_TOLERANCE: Final = 0.05
 # How long nothing is sent after a stage to a GPU that it found gone.
 GONE_SECONDS: Final = 60.0
+# How long the neighbour's room may be too little for all who wait, before it works on; and for how long, at first.
+VAIN_SECONDS: Final = 300.0
+LEFT_ALONE_SECONDS: Final = 600.0
 GB: Final = 10**9
 TAKEN: Final = "gpu taken"
 
@@ -51,6 +54,8 @@ class GpuLane:
         self._before: int | None = None
         self._ended: float | None = None
         self._gone, self._gone_until = "", float("-inf")
+        self._in_vain_since: float | None = None
+        self._in_vain, self._left_alone_until = 0, float("-inf")
 
     def closed(self, now: float, wall: float, *, paused: bool) -> Closed | None:
         """Why no stage may begin on the GPU, with the details for people; None when one may."""
@@ -69,11 +74,25 @@ class GpuLane:
 
     def take(self) -> Closed | None:
         """Have the neighbour make room; None once the GPU is ours. The stage that wants it begins then."""
-        # Before the word is out: whoever kills us now leaves a neighbour behind that waits to be told.
-        self._note_taken(True)
-        if not self._neighbour.take():
-            return Waiting.GPU, "the server that shares the GPU is asked to make room"
+        if (closed := self._ask()) is not None:
+            return closed
         self._before = self._guard.reading.memory.available_bytes
+        self._forget_what_was_in_vain()
+        return None
+
+    def ask_for_room(self, now: float) -> Closed | None:
+        """Have the neighbour make room for what does not fit yet; where that is of no use, let it work for a while."""
+        if now < self._left_alone_until:
+            self._give_back(now)
+            return None
+        if (closed := self._ask()) is not None:
+            return closed
+        if self._in_vain_since is None:
+            self._in_vain_since = now
+        elif now - self._in_vain_since >= VAIN_SECONDS:
+            self._in_vain_since, self._in_vain = None, self._in_vain + 1
+            self._left_alone_until = now + backoff_seconds(self._in_vain, first=LEFT_ALONE_SECONDS)
+            self._give_back(now)
         return None
 
     def ended(self, now: float, end: StageEnd) -> None:
@@ -84,6 +103,15 @@ class GpuLane:
 
     def idle(self, now: float) -> None:
         """Nothing runs on the GPU and nothing is about to: the neighbour may have it, with its memory."""
+        self._forget_what_was_in_vain()
+        self._give_back(now)
+
+    def close(self) -> None:
+        self._neighbour.close()
+        if not self._neighbour.is_ours_or_moving:
+            self._note_taken(False)
+
+    def _give_back(self, now: float) -> None:
         if now < self._gone_until or self._short_of_memory(now) is not None:
             # Whoever wakes now takes the very memory that is on its way back, or the last that the machine has.
             return
@@ -91,10 +119,16 @@ class GpuLane:
         if not self._neighbour.is_ours_or_moving:
             self._note_taken(False)
 
-    def close(self) -> None:
-        self._neighbour.close()
-        if not self._neighbour.is_ours_or_moving:
-            self._note_taken(False)
+    def _forget_what_was_in_vain(self) -> None:
+        self._in_vain_since = None
+        self._in_vain, self._left_alone_until = 0, float("-inf")
+
+    def _ask(self) -> Closed | None:
+        # Before the word is out: whoever kills us now leaves a neighbour behind that waits to be told.
+        self._note_taken(True)
+        if not self._neighbour.take():
+            return Waiting.GPU, "the server that shares the GPU is asked to make room"
+        return None
 
     def _short_of_memory(self, now: float) -> Closed | None:
         available, floor = self._guard.reading.memory.available_bytes, self._guard.floors.first_bytes

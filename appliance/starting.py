@@ -32,11 +32,14 @@ class Starter:
         if self._lane.is_outside_window(wall):
             self._crew.ask_gpu_to_stop(now, StopReason.WINDOW)
         closed = self._lane.closed(now, wall, paused=paused)
-        for_gpu = [] if closed else [pair for pair in waiting if LANES[pair[1]] is Lane.GPU and is_due(pair[0], wall)]
+        for_gpu = [pair for pair in waiting if LANES[pair[1]] is Lane.GPU and is_due(pair[0], wall)]
         if self._crew.on_gpu:
-            self._step_back(for_gpu, obstacle, now)
-        elif any(_may_begin(obstacle(job, stage)) for job, stage in for_gpu):
+            self._step_back([] if closed else for_gpu, obstacle, now)
+        elif closed is None and any(obstacle(job, stage) is None for job, stage in for_gpu):
             closed = self._lane.take()
+        elif _may_begin(closed) and any(_may_begin(obstacle(job, stage)) for job, stage in for_gpu):
+            # What is missing may be what the neighbour has.
+            closed = self._lane.ask_for_room(now) or closed
         else:
             self._lane.idle(now)
         self._crew.start(waiting, now, wall=wall, gpu=closed, obstacle=obstacle)

@@ -13,7 +13,7 @@ import pytest
 
 from appliance.admission import Admission
 from appliance.exits import EndKind, StageEnd
-from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, GpuLane
+from appliance.gpu_lane import MEMORY_BACK_SECONDS, TAKEN, VAIN_SECONDS, GpuLane
 from appliance.gpu_presence import GpuPresence, find_fault
 from appliance.guard import MemoryGuard
 from appliance.job import Job, JobState, Priority, Stage, Waiting
@@ -337,6 +337,49 @@ def test_the_server_hears_nothing_that_is_not_written_down_yet(tmp_path: Path, m
     until(lambda: not neighbour.is_busy)
     assert said == []
     box.store.close()
+
+
+def test_a_server_whose_room_is_not_enough_works_on_and_is_asked_again_less_and_less_often(
+    tmp_path: Path, server: Server
+):
+    box = server.box(tmp_path)
+    free = [30 * GB]
+    box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: free[0])
+    box.drop(plan={"memory": {"total_bytes": 44 * GB, "reserve_bytes": GB}})
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.MEMORY)
+    assert server.told == ["/before"]
+    began = box.shift
+    waits = []
+    while len(waits) < 4:
+        told = len(server.told)
+        box.shift += 30.0
+        if len(server.told_after_a_while(box)) > told:
+            waits.append(box.shift - began)
+            began = box.shift
+    assert server.told == ["/before", "/after", "/before", "/after", "/before"]
+    assert waits == pytest.approx([VAIN_SECONDS, 600.0, VAIN_SECONDS, 1200.0], abs=61.0)
+    job = box.job(1)
+    assert job is not None
+    assert job.waiting is Waiting.MEMORY
+    # It is left alone once more, and what is missing comes from somebody else: nobody waits for the pause to end.
+    box.shift += VAIN_SECONDS + 30.0
+    box.turn_until(lambda: server.told[-1] == "/after")
+    free[0] = 50 * GB
+    box.shift += 10.0
+    assert box.ended().state is JobState.SUCCEEDED
+    assert server.told[5:7] == ["/after", "/before"]
+    box.stop()
+
+
+def test_a_server_that_leaves_less_than_the_floor_is_asked_to_make_room(tmp_path: Path, server: Server):
+    free = Free()
+    box = server.box(tmp_path, reading=free)
+    free.gigabytes = 7.0
+    box.drop()
+    box.turn_until(lambda: server.told == ["/before"])
+    free.gigabytes = 100.0
+    assert box.ended().state is JobState.SUCCEEDED
+    box.stop()
 
 
 def test_the_server_hears_nothing_while_the_memory_of_a_training_comes_back(tmp_path: Path, server: Server):
