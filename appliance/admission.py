@@ -1,4 +1,4 @@
-"""Which trainings may start now: those that fit into the free memory, and those that are not too long to go unasked."""
+"""What may start on the GPU now: what fits into the free memory, and trainings that are not too long to go unasked."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.hardware import free_memory_bytes
-from appliance.job import Job, Stage, Waiting
+from appliance.job import LANES, Job, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
 from appliance.texts.wording import duration, size
@@ -34,7 +34,7 @@ class Look:
 
 
 class Admission:
-    """Asked before every training; looks at the machine once in a few seconds, whoever asks."""
+    """Asked before every training and verification; looks at the machine once in a few seconds, whoever asks."""
 
     def __init__(self, settings: Settings, *, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
         self._settings = settings
@@ -43,14 +43,16 @@ class Admission:
 
     def obstacle(self, job: Job, stage: Stage, job_dir: JobDir, now: float) -> Answer | None:
         """Why the next stage of a job must not start yet; None when it may. `now` is monotonic."""
-        if stage is not Stage.TRAIN:
+        if LANES[stage] is not Lane.GPU:
             return None
         plan = _plan(job_dir)
         seconds, memory = plan.get("seconds_estimate"), plan.get("memory", {})
-        if seconds is not None and seconds > self._settings.max_job_hours * HOUR and not job.approved:
+        asks = stage is Stage.TRAIN and not job.approved
+        if asks and seconds is not None and seconds > self._settings.max_job_hours * HOUR:
             return Waiting.APPROVAL, self._too_long(job, seconds)
         if "total_bytes" not in memory:
             return None
+        # Of a verification too: it holds the same model and one row, without what is kept for learning.
         needs, reserve, look = memory["total_bytes"], memory["reserve_bytes"], self._look(now)
         return None if needs <= look.free_bytes - reserve else (Waiting.MEMORY, _too_large(needs, reserve, look))
 

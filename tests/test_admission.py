@@ -8,7 +8,7 @@ import pytest
 
 from appliance.admission import Admission, largest_process
 from appliance.hardware import free_memory_bytes, this_machine
-from appliance.job import JobState, Waiting
+from appliance.job import JobState, Stage, Waiting
 from appliance.memory import read_memory
 from appliance.settings import Settings
 from tests.box import Box
@@ -57,6 +57,28 @@ def test_what_does_not_fit_now_waits_visibly_and_starts_when_memory_is_free(box)
     free[0] = 46 * GB
     box.shift += 10
     assert box.ended(1).state is JobState.SUCCEEDED
+
+
+def test_a_trained_job_waits_for_memory_to_be_verified_in_and_no_attempt_is_lost(box):
+    free = [100 * GB]
+    box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: free[0])
+    box.drop(train="sleep once", plan=plan(needs=44 * GB, seconds=81 * HOUR))
+    waits_for(box, Waiting.APPROVAL)
+    box.appliance.store.ask("approve", "1", now=0.0)
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    # The server by day comes back while it trains.
+    free[0] = 20 * GB
+    box.shift += 10
+    (box.appliance.places.jobs / "0001-support" / "train" / "result.json").write_text("{}")
+    box.appliance.crew.running[1].process.ask_to_stop()
+    held = waits_for(box, Waiting.MEMORY)
+    assert "needs 44.0 GB, 19.0 GB are free" in held.waiting_detail
+    for _ in range(10):
+        box.tick()
+    assert box.appliance.store.attempts(1, Stage.VERIFY) == 0
+    free[0] = 46 * GB
+    box.shift += 10
+    assert box.ended().state is JobState.SUCCEEDED
 
 
 def test_the_machine_is_looked_at_once_for_all_who_wait(box):
