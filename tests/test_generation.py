@@ -27,7 +27,7 @@ def demo():
     )
 
 
-def ask_demo(demo, *words, stop=STOP, answer_tokens_p95=8, max_seconds=60.0):
+def ask_demo(demo, *words, stop=STOP, answer_tokens_p95=8, max_seconds=60.0, show_life=lambda: None):
     talks = [[{"role": "user", "content": f"Repeat: {word}"}] for word in words]
     texts = [demo.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]
     prompts = [Prompt({"prompt_ids": demo.tokenizer(text, add_special_tokens=False).input_ids}) for text in texts]
@@ -39,6 +39,7 @@ def ask_demo(demo, *words, stop=STOP, answer_tokens_p95=8, max_seconds=60.0):
         pad_token_id=PAD,
         answer_tokens_p95=answer_tokens_p95,
         max_seconds=max_seconds,
+        show_life=show_life,
     )
 
 
@@ -69,6 +70,14 @@ def test_the_end_of_the_time_says_nothing(demo):
     (cut,) = ask_demo(demo, "river stone", max_seconds=-1.0)
 
     assert cut.stopped is None
+
+
+def test_every_token_is_a_sign_of_life(demo):
+    signs = []
+
+    ask_demo(demo, "river", stop=NEVER, show_life=lambda: signs.append(1))
+
+    assert len(signs) == FEWEST_TOKENS
 
 
 def test_answers_get_half_as_much_room_again_as_nearly_all_of_the_dataset_need():

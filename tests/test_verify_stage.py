@@ -78,6 +78,13 @@ def test_progress_counts_the_rows(verified):
     assert all(event["unit"] == "rows" and event["total"] == 20 for event in progress)
 
 
+def test_the_samples_show_life_after_the_last_row(verified):
+    """Longer than STALL_MINUTES without an event, and the stage would be taken for stalled."""
+    told = [event["event"] for event in events(verified, Stage.VERIFY)]
+
+    assert "sampling" in told[told.index("progress") :]
+
+
 @pytest.fixture(scope="module")
 def changed(trained_job, tmp_path_factory):
     """What verify made of copies of the job, by what was changed in them."""

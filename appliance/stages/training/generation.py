@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 FEWEST_TOKENS = 32
 MOST_TOKENS = 512
@@ -60,8 +61,12 @@ def answers(
     pad_token_id: int,
     answer_tokens_p95: int | None,
     max_seconds: float,
+    show_life: Callable[[], None],
 ) -> list[Answer]:
-    """Greedy answers to all prompts at once; whoever is not done after `max_seconds` is cut off."""
+    """Greedy answers to all prompts at once; whoever is not done after `max_seconds` is cut off.
+
+    `show_life` is called after every token: with a large model they take a good while.
+    """
     max_new_tokens = longest_answer(answer_tokens_p95)
     longest = max(len(prompt.ids) for prompt in prompts)
     padded = [[pad_token_id] * (longest - len(prompt.ids)) + prompt.ids for prompt in prompts]
@@ -77,11 +82,23 @@ def answers(
         input_ids=torch.tensor(padded, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=config,
+        stopping_criteria=StoppingCriteriaList([_AfterEachToken(show_life)]),
     )
     new = generated[:, longest:].tolist()
     # Cut off by the clock, or by the limit where answers are longer than it, an answer may well have been about to end.
     may_go_on = len(new[0]) < max_new_tokens or not allows_for(answer_tokens_p95)
     return [_answer(ids, tokenizer, set(stop_token_ids), otherwise=None if may_go_on else False) for ids in new]
+
+
+class _AfterEachToken(StoppingCriteria):  # type: ignore[misc]
+    """Stops nothing: it is what `generate` calls after every token."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **rest: object) -> torch.Tensor:
+        self._call()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _answer(

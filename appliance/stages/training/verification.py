@@ -28,6 +28,7 @@ SHARE_OF_TRAINING = 0.05
 # Of the time there is; the rest is for the samples.
 SHARE_FOR_ROWS = 0.6
 PROGRESS_SECONDS = 0.25
+HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,20 @@ def score_row(model: PeftModel, row: Row) -> RowLoss:
     return RowLoss(row.row, len(base), base.sum().item(), tuned.sum().item())
 
 
+class Heartbeat:
+    """Tells who watches for stalls that answers are being written, at most once a second."""
+
+    def __init__(self, progress: ProgressWriter) -> None:
+        self._progress = progress
+        self._last = float("-inf")
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= HEARTBEAT_SECONDS:
+            self._last = now
+            self._progress.write("sampling")
+
+
 def take_samples(
     folder: Path, model: PeftModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, *, until: float
 ) -> Samples | None:
@@ -131,19 +146,21 @@ def take_samples(
     prompts, facts = read_prompts(prepared.samples), prepared.facts
     if not prompts:
         return None
-    answer = partial(
-        answers,
-        model,
-        tokenizer,
-        prompts,
-        stop_token_ids=facts["stop_token_ids"],
-        pad_token_id=facts["pad_token_id"],
-        answer_tokens_p95=facts["answer_tokens_p95"],
-        max_seconds=(until - time.monotonic()) / 2,
-    )
-    with model.disable_adapter():
-        base = answer()
-    tuned = answer()
+    with closing(ProgressWriter(folder)) as progress:
+        answer = partial(
+            answers,
+            model,
+            tokenizer,
+            prompts,
+            stop_token_ids=facts["stop_token_ids"],
+            pad_token_id=facts["pad_token_id"],
+            answer_tokens_p95=facts["answer_tokens_p95"],
+            max_seconds=(until - time.monotonic()) / 2,
+            show_life=Heartbeat(progress).beat,
+        )
+        with model.disable_adapter():
+            base = answer()
+        tuned = answer()
     write_whole(folder / "samples.jsonl", _lines(map(_side_by_side, prompts, base, tuned)))
 
     rates = stop_rate(base), stop_rate(tuned)
