@@ -5,7 +5,6 @@ from typing import Any
 
 from appliance.allow_list import is_allowed
 from appliance.errors import StageFailure
-from appliance.hardware import this_machine
 from appliance.hub_rows import dataset_to_fetch
 from appliance.job import FailureClass, Stage
 from appliance.job_dir import JobDir
@@ -26,6 +25,7 @@ from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.fetch_one import Download
 from appliance.stages.mirrors import mirror_in_4_bits
+from appliance.stages.planned_for import machine_to_plan_for
 from appliance.stages.rows import fetch_rows
 
 
@@ -45,7 +45,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
             loaded, folder = _download(recipe, job.stage(Stage.FETCH), settings)
             commit = folder.name
         refuse_unsafe(folder)
-        refuse_what_never_fits(recipe, read_shape(read_config(folder)), this_machine(settings))
+        refuse_what_never_fits(recipe, read_shape(read_config(folder)), machine_to_plan_for(settings))
     except UnusableModel as error:
         raise StageFailure(FailureClass.MODEL_UNAVAILABLE, error.message, hint=error.hint) from None
     mark_used(loaded, settings)
@@ -81,5 +81,5 @@ def _download_one(repository: str, recipe: Recipe, stage: Path, settings: Settin
         config = read_config(Download(repository, recipe.revision, stage, settings, config_to=stage / "config").run())
     # What needs code of its own has a reason of its own to be refused.
     if "auto_map" not in config:
-        refuse_what_never_fits(recipe, read_shape(config), this_machine(settings))
+        refuse_what_never_fits(recipe, read_shape(config), machine_to_plan_for(settings))
     return Download(repository, recipe.revision, stage, settings).run()

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from appliance.errors import InputError
 from appliance.files import write_json
-from appliance.hardware import this_machine
 from appliance.job import Role, Stage
 from appliance.job_dir import JobDir, RowProgress
 from appliance.label_cache import LabelCache
@@ -19,6 +18,7 @@ from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.label_key import label_key, settings_that_matter
+from appliance.stages.planned_for import machine_to_plan_for
 
 # What labelling leaves, besides the tokenizer's folder.
 OUTPUTS: Final = ("train.arrow", "eval.arrow", "labels.json", "labels.txt", "samples.jsonl")
@@ -62,7 +62,7 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     assert check is not None, "check comes before prepare"
     assert fetch is not None, "fetch comes before prepare"
     recipe = Recipe.model_validate_json((job.path / "check" / "recipe.json").read_text())
-    shape, machine = read_shape(read_config(Path(fetch["path"]))), this_machine(settings)
+    shape, machine = read_shape(read_config(Path(fetch["path"]))), machine_to_plan_for(settings)
     inputs = _inputs(job, recipe, check, Path(fetch["path"]), sequence_cap(recipe, shape, machine))
     facts = _label(job.stage(Stage.PREPARE), settings, inputs)
     data = DataFacts(
