@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.errors import ApplianceError
+from appliance.errors import NotReadyError
 from appliance.files import sha256_of, sync, write_json
+from appliance.job import Waiting
 from appliance.names import job_number
 
 MANIFEST: Final = "manifest.json"
@@ -21,8 +22,8 @@ def publish(
     """Make the directory `name` visible in the outbox, complete, and return its path.
 
     `fill` writes the files into an empty staging directory; `facts` gives the manifest's other fields, and is called
-    after it. Doing it again for the same job changes nothing. Raises ApplianceError when another job's result has the
-    name, OSError when the outbox cannot be written.
+    after it. Doing it again for the same job changes nothing. Raises NotReadyError while something else has the name,
+    OSError when the outbox cannot be written.
     """
     final = outbox / name
     if final.exists():
@@ -76,10 +77,8 @@ def _already_there(final: Path, job_uuid: str) -> Path:
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise ApplianceError(
-            f"{final.name} stands in the outbox already and is not of this job",
-            hint=f"Move {final.name} out of the outbox; the result is published at the next try.",
-        )
+        message = f"{final.name} stands in the outbox already and is not of this job; move it out of there"
+        raise NotReadyError(message, waiting=Waiting.DISK, hint="The result is published at the next try.")
     sync(final.parent)
     return final
 

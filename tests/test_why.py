@@ -215,6 +215,14 @@ def test_the_files_beside_it_are_named():
     assert "`worker.log`:" not in why_markdown(replace(FAILED, log_tail=False))
 
 
+def test_a_file_that_is_gone_is_named_and_does_not_lie_beside_it():
+    gone = replace(CANCELLED, files=(), missing=("support.jsonl",), has_adapter=False)
+
+    for text in (why_markdown(gone), why_html(gone)):
+        assert "The file support.jsonl cannot be given back" in text
+        assert "What lies beside" not in text
+
+
 def test_no_traceback_is_ever_shown():
     message = 'the training ended\nTraceback (most recent call last):\n  File "train.py", line 3\nKeyError: 1'
     for text in (why_markdown(replace(FAILED, message=message)), why_html(replace(FAILED, message=message))):

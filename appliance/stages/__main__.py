@@ -13,9 +13,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from appliance.errors import InputError, NotReadyError, StageFailure, Stopped
+from appliance.errors import ApplianceError, InputError, NotReadyError, StageFailure, Stopped
 from appliance.exits import DISK, STOPPED, explain_refusal
-from appliance.job import Stage
+from appliance.job import FailureClass, Stage
 from appliance.job_dir import JobDir
 from appliance.logs import redact_output
 from appliance.processes import die_with_parent
@@ -66,6 +66,11 @@ def _run(stage: Stage, job: JobDir, settings: Settings) -> int:
         return error.exit_code
     except (NotReadyError, PushError, StageFailure) as error:
         job.write_failure(stage, error.as_json())
+        return error.exit_code
+    except ApplianceError as error:
+        # Nobody foresaw it in this stage, and what it says helps all the same.
+        traceback.print_exc()
+        job.write_failure(stage, StageFailure(FailureClass.INTERNAL, error.message, hint=error.hint).as_json())
         return error.exit_code
     except Stopped:
         return STOPPED

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,11 @@ class Ending:
     facts: Mapping[str, Any]
     finished: float
     with_dataset: bool
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """The dropped files that are gone from the job directory: what is left is given back without them."""
+        return tuple(file.name for file in self.job.files if not (self.dir.path / file.path).exists())
 
     def json(self, path: str) -> Any:  # noqa: ANN401
         """A JSON file of the job directory, or None when no stage got as far as writing it."""
@@ -154,7 +160,8 @@ def _why(
         message=facts["message"],
         hint=facts["hint"],
         problems=problems,
-        files=tuple(file.name for file in ending.job.files),
+        files=tuple(file.name for file in ending.job.files if file.name not in ending.missing),
+        missing=ending.missing,
         has_adapter=has_adapter,
         log_tail=has_log,
         attempts=ending.job.attempt,
@@ -180,7 +187,7 @@ def _save_log(staging: Path, ending: Ending, stage: Stage) -> bool:
 def _return_dropped(staging: Path, ending: Ending) -> None:
     folder = staging / "dropped"
     folder.mkdir()
-    for file in ending.job.files:
+    for file in (file for file in ending.job.files if file.name not in ending.missing):
         shutil.copyfile(ending.dir.path / file.path, folder / file.name)
 
 
@@ -225,6 +232,7 @@ def _report(ending: Ending, steps: list[Mapping[str, Any]], evals: list[Mapping[
         figures=training_figures(steps, evals) if steps else (),
         versions=versions(train or {}),
         rank=recipe.get("lora", {}).get("r"),
+        missing=ending.missing if ending.with_dataset else (),
     )
 
 

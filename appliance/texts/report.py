@@ -13,7 +13,19 @@ from appliance.names import slug
 from appliance.texts.histogram import row_lengths
 from appliance.texts.pages import render
 from appliance.texts.usage import DEMO, base_model_commit, base_model_id, load_with_peft, serve_with_vllm
-from appliance.texts.wording import VERDICTS, clip, duration, loss, percent, plural, rate, sentence, size, visible_block
+from appliance.texts.wording import (
+    VERDICTS,
+    clip,
+    duration,
+    gone,
+    loss,
+    percent,
+    plural,
+    rate,
+    sentence,
+    size,
+    visible_block,
+)
 
 # A JSON object as a stage left it.
 Facts = Mapping[str, Any]
@@ -50,8 +62,8 @@ class Report:
 
     `check`, `fetch`, `prepare` and `train` are those stages' results; `labels`, `plan` and `evaluation` the objects of
     `labels.json`, `plan.json` and `eval.json`; `samples` those of verify/samples.jsonl; `evals` the `eval` events of
-    train/progress.jsonl. `figures` come from plots.training_figures. `rank` is the adapter's. Without a `zone`, times
-    are the machine's own.
+    train/progress.jsonl. `figures` come from plots.training_figures. `rank` is the adapter's, `missing`
+    the dropped files that are gone. Without a `zone`, times are the machine's own.
     """
 
     job: Job
@@ -70,6 +82,7 @@ class Report:
     figures: Sequence[Figure] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     rank: int | None = None
+    missing: Sequence[str] = ()
     zone: tzinfo | None = None
 
 
@@ -174,6 +187,7 @@ def _signed(value: float, digits: int = 3) -> str:
 def _notes(report: Report) -> Iterator[str]:
     """What the stages want a person to know, the gravest first."""
     yield from (report.evaluation or {}).get("warnings", ())
+    yield from map(gone, report.missing)
     if report.train:
         yield from _course(report.plan, report.train)
     for stage in (report.check, report.prepare):

@@ -11,7 +11,7 @@ from appliance.names import named_number
 from appliance.texts import markdown as md
 from appliance.texts.pages import render
 from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, REJECTIONS
-from appliance.texts.wording import STAGES, clip, moment, plural, sentence
+from appliance.texts.wording import STAGES, clip, gone, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
 _LONGEST_FINDING: Final = 300
@@ -26,9 +26,9 @@ _TRACEBACK: Final = "Traceback (most recent call last)"
 class Why:
     """A job that ended without a published adapter.
 
-    `files` are the names in `dropped/` beside the text, `has_adapter` whether `adapter/` of the last checkpoint is
-    there, `log_tail` whether `worker.log` is. `attempts` is how often it was tried. Without a `zone`, times are the
-    machine's own.
+    `files` are the names in `dropped/` beside the text, `missing` those that should be there and are gone,
+    `has_adapter` whether `adapter/` of the last checkpoint is there, `log_tail` whether `worker.log` is. `attempts` is
+    how often it was tried. Without a `zone`, times are the machine's own.
     """
 
     job_id: str
@@ -41,6 +41,7 @@ class Why:
     hint: str | None = None
     problems: tuple[Problem, ...] = ()
     files: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     has_adapter: bool = False
     log_tail: bool = False
     attempts: int = 0
@@ -73,8 +74,7 @@ def why_markdown(why: Why) -> str:
         "## What to do",
         "\n".join(f"- {md.prose(step)}" for step in _next_steps(why)),
         *_markdown_problems(why),
-        "## What lies beside this file",
-        "\n".join(f"- {md.code(path)}: {md.prose(what)}" for path, what in _beside(why)),
+        *_markdown_beside(why),
         f"Job {md.code(why.job_id)}, ended {moment(why.finished, why.zone)}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -171,6 +171,7 @@ def _details(why: Why) -> list[str]:
         lines.append(f"It ended {_while(why)}{tries}{kind}.")
     if why.outcome is not Outcome.CANCELLED and not why.problems and (said := _without_traceback(why.message)):
         lines.append(sentence(said))
+    lines += [sentence(gone(name)) for name in why.missing]
     return lines
 
 
@@ -236,6 +237,12 @@ def _markdown_problems(why: Why) -> Iterator[str]:
         if group.more:
             where = " `problems.json` lists them all." if group.listed == group.total else ""
             yield f"… and {group.more:,} more of this kind.{where}"
+
+
+def _markdown_beside(why: Why) -> Iterator[str]:
+    if beside := list(_beside(why)):
+        yield "## What lies beside this file"
+        yield "\n".join(f"- {md.code(path)}: {md.prose(what)}" for path, what in beside)
 
 
 def _markdown_problem(problem: Problem) -> str:

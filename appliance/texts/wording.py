@@ -111,6 +111,11 @@ _UNSEEN: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\
 _UNSEEN_IN_BLOCKS: Final = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_BIDI}]")
 
 
+def gone(name: str) -> str:
+    """What is said of a dropped file that cannot be given back."""
+    return f"the file {name} cannot be given back, since it is gone from the state folder; keep your own copy of it"
+
+
 def visible(text: str) -> str:
     """Somebody else's text on one line, with everything that hides or reorders text spelled out: `\\u202e`."""
     return _UNSEEN.sub(_spell, text)

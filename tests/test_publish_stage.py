@@ -1,0 +1,84 @@
+"""The publish stage where something stands in its way: what is there is published, and what is not is said."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from appliance.job import JobState, Stage, Waiting
+from appliance.outbox import read_manifest
+from appliance.processes import stage_command
+from tests.box import Box, fake_command
+from tests.jobs import jsonl, make_job, run_stage, run_stages
+from tests.labelled_rows import rows_of
+
+
+def fake_but_publish(stage: Stage, job: Path) -> list[str]:
+    """Made-up stages; only publishing is the real thing."""
+    return stage_command(stage, job) if stage is Stage.PUBLISH else fake_command(stage, job)
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A job that waits, ready to be cancelled; its result comes from the real stage."""
+    box = Box(tmp_path, command=fake_but_publish)
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.PAUSED)
+    yield box
+    box.stop()
+
+
+def test_a_dropped_file_that_is_gone_is_named_and_the_rest_is_given_back(tmp_path):
+    job = make_job(tmp_path / "jobs", {"a.jsonl": "{}\n", "a.yaml": "base_model: demo\n"})
+    job.write_outcome({"outcome": "cancelled", "stage": None, "failure": None, "message": "", "hint": None})
+    (job.dropped / "a.jsonl").unlink()
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+
+    assert run_stage(Stage.PUBLISH, job, APPLIANCE_OUTBOX=str(outbox)) == 0
+
+    result = outbox / "0001-test.cancelled"
+    assert [path.name for path in (result / "dropped").iterdir()] == ["a.yaml"]
+    assert "a.jsonl cannot be given back" in (result / "WHY.md").read_text()
+    assert {entry["path"] for entry in read_manifest(result)["files"]} == {"WHY.md", "WHY.html", "dropped/a.yaml"}
+
+
+def test_a_job_whose_only_file_is_gone_ends_all_the_same(held: Box):
+    (held.appliance.places.jobs / "0001-a" / "dropped" / "a.jsonl").unlink()
+    held.appliance.store.ask("cancel", "1", now=0.0)
+
+    assert held.ended(1).state is JobState.CANCELLED
+
+
+def test_a_name_that_is_taken_in_the_outbox_is_said_on_the_board_until_it_is_free(held: Box):
+    foreign = held.outbox / "0001-a.cancelled"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("somebody's")
+    held.appliance.store.ask("cancel", "1", now=0.0)
+    told = "stands in the outbox already and is not of this job; move it out of there"
+
+    held.turn_until(lambda: told in (held.outbox / "STATUS.md").read_text())
+    job = held.job(1)
+    assert job is not None
+    assert (job.waiting, held.appliance.store.attempts(1, Stage.PUBLISH)) == (Waiting.DISK, 0)
+    assert (foreign / "mine.txt").read_text() == "somebody's"
+
+    shutil.rmtree(foreign)
+    assert held.ended(1, seconds_a_turn=1.0).state is JobState.CANCELLED
+
+
+def test_what_a_stage_did_not_foresee_is_said_in_the_words_of_the_error(tmp_path):
+    job = make_job(tmp_path / "jobs", {"data.jsonl": jsonl(rows_of(20)), "r.yaml": "base_model: demo\n"})
+    run_stages(job, Stage.CHECK, Stage.FETCH)
+    fetched = job.path / "fetch" / "result.json"
+    fetched.write_text(json.dumps(json.loads(fetched.read_text()) | {"path": str(tmp_path)}))
+
+    assert run_stage(Stage.PREPARE, job) == 1
+
+    failure = job.failure(Stage.PREPARE)
+    assert failure is not None
+    assert failure["failure"] == "internal"
+    assert "config.json" in failure["message"]
+    assert failure["message"] in (job.path / "prepare" / "stage.log").read_text()
