@@ -3,12 +3,21 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from appliance.errors import StageFailure
+from appliance.exits import RETRIED
+from appliance.job import FailureClass, Stage
+from appliance.settings import Settings
+from appliance.stages import check
+from appliance.stages.__main__ import run
 from appliance.stages.training.labels import labelling
 from appliance.workers import spread
+from tests.jobs import jsonl, make_job, start_stage
 from tests.labelled_rows import prepare, rows_of
+from tests.waiting import until
 
 
 def squares(batch: list[int]) -> tuple[int, list[int]]:
@@ -31,10 +40,65 @@ def test_large_batches_and_results_do_not_wait_for_each_other():
     assert [len(result) for result in found] == [2 << 20] * 6
 
 
-def test_a_worker_that_dies_ends_the_work_and_leaves_no_other():
-    with pytest.raises(EOFError):
-        list(spread(lambda batch: os.kill(os.getpid(), signal.SIGKILL), range(9), 2))
+def run_out(batch: int) -> None:
+    raise MemoryError
+
+
+def fail(batch: int) -> None:
+    raise KeyError(batch)
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (lambda batch: os.kill(os.getpid(), signal.SIGKILL), "ended by SIGKILL"),
+        # As earlyoom asks first; a stage that is stopped by us would go by its own handler.
+        (lambda batch: os.kill(os.getpid(), signal.SIGTERM), "ended by SIGTERM"),
+        (run_out, "memory ran out"),
+    ],
+    ids=["killed", "asked to end", "out of memory"],
+)
+def test_a_worker_that_is_killed_ends_the_work_with_a_failure_that_is_tried_again(work, said):
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(4))
+    try:
+        with pytest.raises(StageFailure, match=said) as caught:
+            list(spread(work, range(9), 2))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert caught.value.failure in RETRIED
     assert multiprocessing.active_children() == []
+
+
+def test_an_error_in_a_worker_is_ours_and_not_tried_again(capfd):
+    with pytest.raises(EOFError):
+        list(spread(fail, range(9), 2))
+    assert "KeyError: 0" in capfd.readouterr().err
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="on one core the stage works alone")
+def test_a_stage_that_loses_a_worker_says_so(tmp_path):
+    job = make_job(tmp_path, {"a.jsonl": jsonl(rows_of(150_000)), "a.yaml": "base_model: demo\n"})
+    process = start_stage(Stage.CHECK, job)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: process.poll() is not None or workers.read_text().split() != [])
+    os.kill(int(workers.read_text().split()[0]), signal.SIGKILL)
+
+    assert process.wait(60) == 1
+    failure = job.failure(Stage.CHECK)
+    assert failure is not None
+    assert (failure["failure"], "SIGKILL" in failure["message"]) == (FailureClass.WORKER_CRASHED, True)
+
+
+def test_a_stage_that_runs_out_of_memory_says_so(tmp_path, monkeypatch):
+    job = make_job(tmp_path, {"a.jsonl": "{}\n", "a.yaml": "base_model: demo\n"})
+    monkeypatch.setattr(check, "run", lambda job, settings: run_out(0))
+
+    assert run(Stage.CHECK, job, Settings(state=tmp_path)) == 1
+    failure = job.failure(Stage.CHECK)
+    assert failure is not None
+    assert failure["failure"] == FailureClass.WORKER_CRASHED
+    assert failure["message"] == "memory ran out in the check stage"
 
 
 def test_a_dataset_is_labelled_the_same_by_one_process_and_by_several(tmp_path, monkeypatch):

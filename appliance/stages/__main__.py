@@ -43,6 +43,11 @@ def run(stage: Stage, job: JobDir, settings: Settings) -> int:
     """Run one stage to its end and leave word of what came of it. Returns the exit code."""
     try:
         return _run(stage, job, settings)
+    except MemoryError:
+        traceback.print_exc()
+        message = f"memory ran out in the {stage} stage"
+        job.write_failure(stage, StageFailure(FailureClass.WORKER_CRASHED, message).as_json())
+        return StageFailure.exit_code
     except OSError as error:
         # A full disk, a share that went away: they can come from any line, and have words of their own.
         code, word = explain_refusal(error)
