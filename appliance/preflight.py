@@ -1,5 +1,7 @@
 """What a stage will write, looked at before it starts: a job waits for room instead of failing in the middle."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +34,7 @@ def lacks_room(job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: S
 
 
 def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
-    """The most that a stage writes into the state folder. Fetching looks for itself."""
+    """The most that a stage still writes into the state folder. Fetching looks for itself."""
     dropped = sum(file.bytes for file in job.files)
     match stage:
         case Stage.CHECK:
@@ -40,7 +42,9 @@ def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
         case Stage.PREPARE:
             return PREPARE_FACTOR * dropped + SMALL_BYTES // 4
         case Stage.TRAIN:
-            return training_bytes(job_dir.plan() or {})
+            # A training that goes on takes nothing twice: what it has written is counted by the disk already.
+            written = sum(bytes_below(job_dir.path / stage / name) for name in ("checkpoints", "adapter"))
+            return max(0, training_bytes(job_dir.plan() or {}) - written)
     return 0
 
 
@@ -49,6 +53,16 @@ def training_bytes(plan: dict[str, Any]) -> int:
     parameters = int(plan.get("trainable_parameters") or 0)
     checkpoints = CHECKPOINTS_AT_ONCE * CHECKPOINT_BYTES_PER_PARAMETER * parameters
     return checkpoints + 2 * ADAPTER_BYTES_PER_PARAMETER * parameters + (SMALL_BYTES if parameters else 0)
+
+
+def bytes_below(folder: Path) -> int:
+    """What the files of a folder hold; whoever works there may take some away meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).lstat().st_size
+    return total
 
 
 def _fits(needs: int, reserve: int, space: Space) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from appliance.database import DATABASE
 from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.files import write_json
 from appliance.job import JobState, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.preflight import lacks_room, needed_bytes, training_bytes
@@ -155,6 +156,24 @@ def test_a_training_needs_room_for_its_checkpoints_and_adapter():
     # 8B with rank 16: 42 million parameters, half a gigabyte a checkpoint.
     assert 2.5e9 < training_bytes({"trainable_parameters": 42_000_000}) < 3.5e9
     assert training_bytes({}) == 0
+
+
+def test_a_training_that_goes_on_does_not_wait_for_the_room_that_it_holds_itself(tmp_path: Path):
+    job_dir = make_job(tmp_path, {"a.jsonl": "{}"})
+    job, plan = job_dir.read_job(), {"trainable_parameters": 1_000_000}
+    job_dir.stage(Stage.PREPARE)
+    write_json(job_dir.plan_file, plan)
+    assert needed_bytes(job, Stage.TRAIN, job_dir) == training_bytes(plan)
+
+    for step in (10, 20, 30, 40):
+        checkpoint = job_dir.stage(Stage.TRAIN) / "checkpoints" / f"step-{step:06d}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "optimizer.pt").write_bytes(bytes(12 * MB))
+    assert needed_bytes(job, Stage.TRAIN, job_dir) == training_bytes(plan) - 48 * MB
+
+    (job_dir.stage(Stage.TRAIN) / "adapter").mkdir()
+    (job_dir.stage(Stage.TRAIN) / "adapter" / "adapter_model.safetensors").write_bytes(bytes(training_bytes(plan)))
+    assert needed_bytes(job, Stage.TRAIN, job_dir) == 0
 
 
 def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
