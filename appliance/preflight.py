@@ -8,6 +8,7 @@ from typing import Any, Final
 from appliance.disk import Space, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
+from appliance.names import split_suffix
 from appliance.settings import PREFIX, Settings
 from appliance.texts.wording import size
 
@@ -21,6 +22,8 @@ SMALL_BYTES: Final = 64 * 10**6
 # Rows are written out once normalised, then once as token ids and labels of four bytes each.
 CHECK_FACTOR: Final = 2
 PREPARE_FACTOR: Final = 4
+# Text packed by gzip or in Parquet; a gzip file says more where it was packed better.
+PACKED_FACTOR: Final = 5
 FEW_FILES: Final = 200
 
 
@@ -35,17 +38,40 @@ def lacks_room(job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: S
 
 def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
     """The most that a stage still writes into the state folder. Fetching looks for itself."""
-    dropped = sum(file.bytes for file in job.files)
     match stage:
         case Stage.CHECK:
-            return CHECK_FACTOR * dropped
+            return CHECK_FACTOR * sum(unpacked_bytes(job_dir.path / file.path, file.bytes) for file in job.files)
         case Stage.PREPARE:
-            return PREPARE_FACTOR * dropped + SMALL_BYTES // 4
+            return PREPARE_FACTOR * _rows_bytes(job_dir) + SMALL_BYTES // 4
         case Stage.TRAIN:
             # A training that goes on takes nothing twice: what it has written is counted by the disk already.
             written = sum(bytes_below(job_dir.path / stage / name) for name in ("checkpoints", "adapter"))
             return max(0, training_bytes(job_dir.plan() or {}) - written)
     return 0
+
+
+def unpacked_bytes(path: Path, packed: int) -> int:
+    """About what a dropped file of `packed` bytes holds once it is unpacked."""
+    suffix = split_suffix(path.name)[1]
+    if suffix not in (".jsonl.gz", ".parquet"):
+        return packed
+    return max(PACKED_FACTOR * packed, _said_by_gzip(path) if suffix == ".jsonl.gz" else 0)
+
+
+def _said_by_gzip(path: Path) -> int:
+    """A gzip file ends with the number of bytes in it, counted up to four gigabytes; 0 for what is none."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            file.seek(-4, os.SEEK_END)
+            return int.from_bytes(file.read(4), "little")
+    return 0
+
+
+def _rows_bytes(job_dir: JobDir) -> int:
+    """The rows as the check wrote them out."""
+    return sum(
+        path.stat().st_size for name in ("rows.jsonl", "eval.jsonl") if (path := job_dir.path / "check" / name).exists()
+    )
 
 
 def training_bytes(plan: dict[str, Any]) -> int:

@@ -5,23 +5,27 @@ Full disks are real here: small file systems in memory, where the machine lets u
 
 import contextlib
 import errno
+import gzip
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from appliance.database import DATABASE
 from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.files import write_json
 from appliance.job import JobState, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.preflight import lacks_room, needed_bytes, training_bytes
+from appliance.preflight import bytes_below, lacks_room, needed_bytes, training_bytes
 from appliance.settings import Settings
 from appliance.upkeep import Upkeep
 from tests.box import Box
-from tests.jobs import make_job
+from tests.jobs import jsonl, make_job, run_stages
+from tests.labelled_rows import rows_of
 from tests.small_disk import small_disk
 
 MB = 10**6
@@ -180,7 +184,9 @@ def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
     job_dir = make_job(tmp_path, {"a.jsonl": "x" * 1000})
     job = job_dir.read_job()
     assert needed_bytes(job, Stage.CHECK, job_dir) == 2000
-    assert needed_bytes(job, Stage.PREPARE, job_dir) > 4000
+    (job_dir.stage(Stage.CHECK) / "rows.jsonl").write_bytes(bytes(MB))
+    (job_dir.stage(Stage.CHECK) / "eval.jsonl").write_bytes(bytes(MB))
+    assert 8 * MB < needed_bytes(job, Stage.PREPARE, job_dir) < 30 * MB
     assert needed_bytes(job, Stage.VERIFY, job_dir) == 0
     greedy = Settings(disk_reserve_gb=10**9)
     held = lacks_room(job, Stage.CHECK, job_dir, tmp_path, greedy)
@@ -189,6 +195,33 @@ def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
     assert "kept in reserve" in held[1]
     # What is finished is never held back for the reserve's sake.
     assert lacks_room(job, Stage.PUBLISH, JobDir(tmp_path), tmp_path, greedy) is None
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "A.JSONL.GZ", "a.parquet"])
+def test_a_packed_drop_needs_the_room_of_what_is_in_it(tmp_path: Path, name: str):
+    rows = rows_of(20_000)
+    if name.endswith("parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+        packed = (tmp_path / name).read_bytes()
+    else:
+        packed = gzip.compress(jsonl(rows).encode())
+    job = make_job(tmp_path / "jobs", {name: packed, "a.yaml": "base_model: demo\n"})
+    foreseen = needed_bytes(job.read_job(), Stage.CHECK, job)
+
+    run_stages(job, Stage.CHECK)
+    assert bytes_below(job.path / "check") <= foreseen
+    run_stages(job, Stage.FETCH)
+    foreseen = needed_bytes(job.read_job(), Stage.PREPARE, job)
+    run_stages(job, Stage.PREPARE)
+    assert bytes_below(job.path / "prepare") <= foreseen
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"<html></html>"])
+def test_a_packed_drop_that_is_none_stops_nothing(tmp_path: Path, content: bytes):
+    job = make_job(tmp_path, {"a.jsonl.gz": content})
+    assert needed_bytes(job.read_job(), Stage.CHECK, job) == 10 * len(content)
+    (job.dropped / "a.jsonl.gz").unlink()
+    assert needed_bytes(job.read_job(), Stage.CHECK, job) == 10 * len(content)
 
 
 def test_errors_of_a_disk_are_told_from_others(tmp_path: Path):
