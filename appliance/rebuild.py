@@ -12,10 +12,11 @@ from typing import Final
 from appliance.database import DATABASE, newest_backup
 from appliance.files import sync
 from appliance.intake import drop_keys
-from appliance.job import ENDED, Job, JobState, lost
+from appliance.job import ENDED, Job, JobState, Stage, lost
 from appliance.job_dir import JobDir
 from appliance.lock import InstanceLock
 from appliance.names import SENTINEL, job_number
+from appliance.order import next_stage
 from appliance.places import Places
 from appliance.settings import Settings
 from appliance.store import Store
@@ -67,6 +68,8 @@ def _fill(store: Store, places: Places, inbox: Path) -> int:
         else:
             store.save(job)
     now = time.time()
+    # They are as old as the copy: where a job stands now, its folder tells.
+    store.close_attempts(now=now)
     gone = [job for job in store.recent_jobs(10**6) if not (places.jobs / job.id / "job.json").exists()]
     for job in gone:
         if job.state in ENDED:
@@ -90,7 +93,15 @@ def _found(jobs: Path) -> Iterator[Job]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.error("the record of %s cannot be read and is left out: %s", path.name, error)
             continue
-        yield job if job.state in ENDED else replace(job, state=JobState.QUEUED, stage=None, not_before=0.0)
+        yield job if job.state in ENDED else _begun_again(job, JobDir(path))
+
+
+def _begun_again(job: Job, job_dir: JobDir) -> Job:
+    due = replace(job, state=JobState.QUEUED, stage=None, not_before=0.0)
+    if job_dir.outcome() is None and next_stage(job, job_dir) is Stage.PUBLISH:
+        # Its last stage is done, and how the job ends was not written down: that is gone through at the first turn.
+        return replace(due, state=JobState.RUNNING, stage=Stage.PREPARE if job.dry_run else Stage.VERIFY)
+    return due
 
 
 def _installation(store: Store, inbox: Path) -> str:

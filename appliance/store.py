@@ -281,6 +281,11 @@ class Store:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
+    def close_attempts(self, *, now: float) -> None:
+        """No stage works any more, and nobody will ever see how these ended. They stay counted."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE attempts SET ended = ? WHERE ended IS NULL", (now,))
+
     # How much of a stage's progress is counted
 
     def progress_offset(self, number: int, stage: Stage) -> int:

@@ -1,6 +1,7 @@
 """The database as a whole: damaged, locked, newer, read-only, gone; copied every day; made anew from the jobs."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from appliance.daemon import Appliance
 from appliance.database import BACKUPS_KEPT, DATABASE, DailyBackup, LockedError, StoreError, back_up, check_database
 from appliance.job import JobState, Outcome, Stage
+from appliance.job_dir import JobDir
 from appliance.lock import AlreadyRunningError
 from appliance.opening import open_database
 from appliance.places import Places
@@ -217,10 +219,64 @@ def test_a_rebuilt_database_knows_every_job_and_the_work_goes_on(box: Box):
     assert box.ended(5).id == "0005-next"
 
 
+def copy_now(box: Box) -> None:
+    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+
+
+def works_on(box: Box, stage: Stage) -> bool:
+    running = box.appliance.crew.running.get(1)
+    return running is not None and running.stage is stage
+
+
+@pytest.mark.parametrize("stage", [Stage.CHECK, Stage.TRAIN, Stage.VERIFY, Stage.PUBLISH])
+def test_a_copy_taken_while_a_stage_ran_rebuilds_when_the_job_has_ended_since(box: Box, stage: Stage):
+    box.drop()
+    box.turn_until(lambda: works_on(box, stage))
+    copy_now(box)
+    box.ended()
+    box.stop()
+    assert mend(box) == 1
+    box.start()
+    job = box.job(1)
+    assert job is not None
+    assert (job.state, job.outcome) == (JobState.SUCCEEDED, Outcome.SUCCEEDED)
+    assert box.appliance.store.open_attempts() == []
+
+
+def test_a_copy_taken_while_a_job_was_published_rebuilds_when_that_was_cut_short(box: Box):
+    box.drop()
+    box.turn_until(lambda: works_on(box, Stage.PUBLISH))
+    copy_now(box)
+    published = box.settings.state / "jobs" / "0001-support" / "publish" / "result.json"
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not published.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    box.crash()
+    mend(box)
+    box.start()
+    assert box.ended().state is JobState.SUCCEEDED
+    assert [path.name for path in box.outbox.iterdir() if path.is_dir()] == ["0001-support"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_job_whose_last_stage_is_done_and_not_noted_ends_after_a_rebuild(box: Box, dry_run: bool):
+    last, name = (Stage.PREPARE, "check/support.jsonl") if dry_run else (Stage.VERIFY, "support.jsonl")
+    (box.inbox / "check").mkdir(exist_ok=True)
+    (box.inbox / name).write_text(json.dumps({last: "sleep once"}) + "\n")
+    box.turn_until(lambda: box.runs(last))
+    box.crash()
+    JobDir(box.settings.state / "jobs" / "0001-support").write_result(last, {"verdict": "improved"})
+    damage(box.settings.state / DATABASE)
+    mend(box)
+    box.start()
+    assert box.ended().outcome is (Outcome.CHECKED if dry_run else Outcome.SUCCEEDED)
+
+
 def test_a_rebuild_starts_from_the_last_copy_and_numbers_above_the_outbox(box: Box):
     box.drop()
     box.ended()
-    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    copy_now(box)
     (box.outbox / "0041-older").mkdir()
     box.stop()
     damage(box.settings.state / DATABASE)
@@ -237,7 +293,7 @@ def test_a_job_whose_folder_is_gone_ends_and_blocks_nobody(box: Box):
     box.appliance.store.ask("pause", "queue", now=0.0)
     box.drop()
     box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting == "paused")
-    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    copy_now(box)
     box.crash()
     shutil.rmtree(box.settings.state / "jobs" / "0001-support")
     mend(box)
@@ -250,7 +306,7 @@ def test_a_job_whose_folder_is_gone_ends_and_blocks_nobody(box: Box):
 def test_a_job_that_was_deleted_does_not_come_back_with_an_older_copy(box: Box):
     box.drop()
     job = box.ended()
-    back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
+    copy_now(box)
     box.stop()
     shutil.rmtree(box.settings.state / "jobs" / job.id)
     shutil.rmtree(box.outbox / job.id)
