@@ -65,9 +65,7 @@ def _record(copied: Copied, *, installation: str, store: Store, places: Places, 
     sync(places.jobs)
     with store.transaction():
         for one in staged:
-            store.add_job(one.job, copied.keys if one is staged[0] else ())
-            if one.job.outcome is None:
-                store.set_identity(one.job.number, one.identity)
+            store.add_job(one.job, copied.keys if one is staged[0] else (), identity=one.identity)
             store.note(one.job.number, "taken_in", now=now, bytes=sum(file.bytes for file in one.job.files))
     return [one.job for one in staged]
 
@@ -113,7 +111,7 @@ def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: 
     if all(_still_there(present(file.source), file) for file in from_inbox):
         _discard(path, incoming)
         return None
-    store.add_job(job, drop_keys(job))
+    store.add_job(job, drop_keys(job), identity=JobDir(path).identity())
     return job
 
 
@@ -181,7 +179,7 @@ class _Birth:
 class _Staged:
     job: Job
     path: Path
-    identity: str
+    identity: str | None
 
 
 def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: Store, recipes: Path) -> _Staged:
@@ -211,9 +209,11 @@ def _stage(copied: Copied, recipe: DroppedFile | None, birth: _Birth, *, store: 
     if problems:
         job_dir.write_problems(Stage.CHECK, problems)
         job_dir.write_outcome({**REJECTION, "message": gist(problems)})
+    else:
+        job_dir.write_identity(identity)
     job_dir.write_job(job)
     sync(path)
-    return _Staged(job, path, identity)
+    return _Staged(job, path, None if problems else identity)
 
 
 def _job_name(copied: Copied, recipe: DroppedFile | None) -> str:

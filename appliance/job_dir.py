@@ -2,6 +2,7 @@
 
 state/jobs/0007-support/
   job.json             the record, enough to rebuild the table from
+  identity.json        what makes another drop the same; missing for one that was refused at the door
   dropped/             the files exactly as they were dropped
   library.yaml         the library recipe the drop inherits from or uses, copied at intake
   outcome.json         how the job ends, written before the publish stage starts
@@ -74,6 +75,18 @@ class JobDir:
     def write_job(self, job: Job) -> None:
         # Plain ASCII: the name of a source may hold bytes that are not UTF-8.
         write_whole(self.path / "job.json", json.dumps(job_to_json(job), indent=2) + "\n")
+
+    def identity(self) -> str | None:
+        """A hash of the data and the resolved recipe, as they were dropped; None when it is not known."""
+        try:
+            said = _read(self.path / "identity.json") or {}
+        except OSError:
+            # Without it a twin is trained, too; no reason to lose the job.
+            return None
+        return said["identity"] if isinstance(said.get("identity"), str) else None
+
+    def write_identity(self, identity: str) -> None:
+        write_json(self.path / "identity.json", {"identity": identity})
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """What a finished stage left, or None while it is not done."""

@@ -64,7 +64,7 @@ def rebuild(database: Path, places: Places, inbox: Path) -> int:
 def _fill(store: Store, places: Places, inbox: Path) -> int:
     for job in _found(places.jobs):
         if store.job(job.number) is None:
-            store.add_job(job, drop_keys(job))
+            store.add_job(job, drop_keys(job), identity=JobDir(places.jobs / job.id).identity())
         else:
             store.save(job)
     now = time.time()

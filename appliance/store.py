@@ -114,23 +114,21 @@ class Store:
 
     # Jobs
 
-    def add_job(self, job: Job, keys: Iterable[DropKey] = ()) -> None:
-        """Record a new job and the identities of the files that it came from, in one transaction."""
+    def add_job(self, job: Job, keys: Iterable[DropKey] = (), *, identity: str | None = None) -> None:
+        """Record a new job and the files that it came from, in one transaction.
+
+        `identity` is what makes another drop the same: a hash of the data and the resolved recipe.
+        """
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO jobs (number, id, uuid, state, record, identity) VALUES (?, ?, ?, ?, ?, ?)",
-                (job.number, job.id, job.uuid, job.state, _dump(job), None),
+                (job.number, job.id, job.uuid, job.state, _dump(job), identity),
             )
             connection.executemany(
                 "INSERT INTO drop_keys (number, path, device, inode, mtime_ns, size, kept)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(job.number, k.path, str(k.device), str(k.inode), k.mtime_ns, k.size, k.kept) for k in keys],
             )
-
-    def set_identity(self, number: int, identity: str) -> None:
-        """What makes another drop the same: a hash of the data and the resolved recipe."""
-        with self.transaction() as connection:
-            connection.execute("UPDATE jobs SET identity = ? WHERE number = ?", (identity, number))
 
     def active_job_with_identity(self, identity: str) -> Job | None:
         """The job that waits or runs with the same data and recipe, and of which something is still to come."""

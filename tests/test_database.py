@@ -219,6 +219,27 @@ def test_a_rebuilt_database_knows_every_job_and_the_work_goes_on(box: Box):
     assert box.ended(5).id == "0005-next"
 
 
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_rebuilt_database_knows_which_drop_is_the_same(box: Box, spoilt: bool):
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    row = '{"text": "the same"}\n'
+    (box.inbox / "first.jsonl").write_text(row)
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting == "paused")
+    box.stop()
+    damage(box.settings.state / DATABASE)
+    if spoilt:
+        (box.settings.state / "jobs" / "0001-first" / "identity.json").write_text("[")
+    mend(box)
+    box.start()
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    (box.inbox / "second.jsonl").write_text(row)
+    box.turn_until(lambda: box.job(2) is not None)
+    second = box.job(2)
+    assert second is not None
+    # What a bad disk spoilt costs no job.
+    assert second.outcome is (None if spoilt else Outcome.REJECTED)
+
+
 def copy_now(box: Box) -> None:
     back_up(box.settings.state / DATABASE, box.settings.state / "backup" / "appliance-2099-01-01.sqlite")
 

@@ -284,6 +284,18 @@ def test_an_orphan_that_is_the_only_copy_becomes_a_job(door: Door):
     assert door.store.job(9) is not None
 
 
+def test_an_orphan_that_became_a_job_has_its_twin_refused(door: Door):
+    door.put("a.jsonl")
+    (job,) = door.take_in(door.drops()[0])
+    door.store.delete_job(job.number)
+    orphan = door.places.jobs / job.id
+    assert settle_orphan(orphan, present=door.inbox.entry, store=door.store, incoming=door.places.incoming) == job
+    door.put("b.jsonl")
+    (second,) = door.take_in(door.drops()[0])
+    assert second.outcome is Outcome.REJECTED
+    assert job.id in door.dir(second).problems(Stage.CHECK)[0].message
+
+
 def test_a_missing_sentinel_is_written_again_in_the_same_directory_only(door: Door, tmp_path: Path):
     inbox = door.inbox
     assert inbox.availability() is Availability.AVAILABLE
