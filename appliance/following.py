@@ -24,20 +24,30 @@ class Follower:
 
     def replay(self, running: Running, job_dir: JobDir) -> None:
         """Fold in the events of earlier attempts, which are counted already."""
-        running.offset = self._store.progress_offset(running.job.number, running.stage)
+        number, stage = running.job.number, running.stage
+        offset = self._store.progress_offset(number, stage)
         try:
-            with (job_dir.stage(running.stage) / "progress.jsonl").open("rb") as file:
-                text = file.read(running.offset)
+            with (job_dir.stage(stage) / "progress.jsonl").open("rb") as file:
+                text = file.read(offset)
         except FileNotFoundError:
             text = b""
+        if len(text) < offset:
+            # A power cut took its end, which was counted. What comes now is new, and stands behind what is left.
+            self._store.set_progress_offset(number, stage, len(text))
+        progress, tally = running.progress, running.tally
         for event in parse_lines(text.decode(errors="replace")):
-            running.progress = fold(running.progress, event)
-            running.tally = running.tally.raised_by(event)
-        planned = _planned(job_dir) if running.stage is Stage.TRAIN else {}
-        running.progress = replace(running.progress, last_event=None, pace=(), **planned)
+            progress = fold(progress, event)
+            tally = tally.raised_by(event)
+        planned = _planned(job_dir) if stage is Stage.TRAIN else {}
+        running.progress = replace(progress, last_event=None, pace=(), **planned)
+        running.tally = self._store.tally(number, stage) or tally
+        running.offset, running.replayed = len(text), True
 
     def follow(self, running: Running, job_dir: JobDir, now: float) -> None:
         """Fold in and count what was reported since the last turn."""
+        if not running.replayed:
+            # The turn that started it met a fault. Counted from the beginning, all of it would count twice.
+            self.replay(running, job_dir)
         text = _new_lines(job_dir.path / running.stage / "progress.jsonl", running.offset)
         if not text:
             return
@@ -50,6 +60,8 @@ class Follower:
                 self._observe(event)
             self._count(before, tally, progress.model_flops_per_token or 0.0)
             self._store.set_progress_offset(running.job.number, running.stage, running.offset + len(text))
+            if tally != before:
+                self._store.set_tally(running.job.number, running.stage, tally)
         # Only once it is counted: a turn that fails here is gone through again.
         running.progress, running.tally, running.offset = progress, tally, running.offset + len(text)
 

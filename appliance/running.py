@@ -38,6 +38,8 @@ class Running:
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
     offset: int = 0
+    replayed: bool = False
+    """Whether what earlier attempts reported is folded in."""
     stop_asked: float | None = None
     stop_reason: StopReason | None = None
     alive: float = 0.0

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from appliance.database import StoreError as StoreError
 from appliance.database import explain
 from appliance.job import Job, JobState, Outcome, Push, Stage
 from appliance.job_dir import job_from_json, job_to_json
+from appliance.progress import Tally
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
 BUSY_SECONDS = 10.0
@@ -292,6 +293,14 @@ class Store:
 
     def set_progress_offset(self, number: int, stage: Stage, offset: int) -> None:
         self.set_fact(f"progress {number} {stage}", str(offset))
+
+    def tally(self, number: int, stage: Stage) -> Tally | None:
+        """What a stage's steps have raised the counters to; its `progress.jsonl` may have lost its end since."""
+        said = self.fact(f"progress {number} {stage} tally")
+        return Tally(**json.loads(said)) if said else None
+
+    def set_tally(self, number: int, stage: Stage, tally: Tally) -> None:
+        self.set_fact(f"progress {number} {stage} tally", json.dumps(asdict(tally)))
 
     def forget_progress(self, number: int) -> None:
         """For a job that has ended."""
