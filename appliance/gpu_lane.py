@@ -27,6 +27,7 @@ VAIN_SECONDS: Final = 300.0
 LEFT_ALONE_SECONDS: Final = 600.0
 GB: Final = 10**9
 TAKEN: Final = "gpu taken"
+BLIND: Final = "the memory guard cannot read how much memory is free, so nothing begins on the GPU; the log says why"
 
 Closed = tuple[Waiting, str]
 
@@ -67,6 +68,8 @@ class GpuLane:
             return Waiting.GPU, fault
         if now < self._gone_until:
             return Waiting.GPU, self._gone
+        if self._guard.is_blind:
+            return Waiting.GPU, BLIND
         return self._short_of_memory(now)
 
     def is_outside_window(self, wall: float) -> bool:
@@ -112,7 +115,7 @@ class GpuLane:
             self._note_taken(False)
 
     def _give_back(self, now: float) -> None:
-        if now < self._gone_until or self._short_of_memory(now) is not None:
+        if now < self._gone_until or self._guard.is_blind or self._short_of_memory(now) is not None:
             # Whoever wakes now takes the very memory that is on its way back, or the last that the machine has.
             return
         self._neighbour.give_back()

@@ -21,6 +21,8 @@ from appliance.processes import StageProcess
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.2
+# Without a reading for so long it could stop nothing in time.
+BLIND_SECONDS: Final = 5.0
 # Everything standing still for this share of these seconds is running out of memory too, whatever is said to be free.
 PRESSURE_SECONDS: Final = 5.0
 PRESSURE_SHARE: Final = 0.5
@@ -65,12 +67,13 @@ class MemoryGuard:
         self._stalls: deque[tuple[float, float]] = deque()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._reading = read()
+        self._reading, self._read_at = read(), clock()
         self.last_turn = 0.0
-        """When the thread last looked, in Unix seconds; 0 before it began."""
+        """When the thread last looked and saw something, or began, in Unix seconds; 0 before that."""
 
     def start(self) -> None:
         """Look from now on, in a thread of its own."""
+        self.last_turn = time.time()
         self._thread = threading.Thread(target=self._run, name="memory guard", daemon=True)
         self._thread.start()
 
@@ -81,8 +84,13 @@ class MemoryGuard:
 
     @property
     def reading(self) -> Reading:
-        """The newest reading: at most a fifth of a second old while the thread runs."""
+        """The newest reading: at most a fifth of a second old while the thread runs and is not blind."""
         return self._reading
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the machine's memory could not be read for some seconds."""
+        return self._clock() - self._read_at > BLIND_SECONDS
 
     def news(self) -> list[Trip]:
         """What the guard did since this was last asked."""
@@ -109,7 +117,7 @@ class MemoryGuard:
     def look(self) -> None:
         """One look, and what follows from it."""
         self._reading = reading = self._read()
-        now = self._clock()
+        self._read_at = now = self._clock()
         pressed = self._is_pressed(reading.pressure, now)
         with self._lock:
             process = self._process
@@ -149,13 +157,19 @@ class MemoryGuard:
         return enough and pressure.stalled_seconds - before >= PRESSURE_SHARE * (now - since)
 
     def _run(self) -> None:
+        told = ""
         while not self._closing.wait(LOOK_SECONDS):
             try:
-                self.last_turn = time.time()
                 self.look()
-            except Exception:
+            except Exception as error:
                 # Whatever it is, the next look may succeed; a guard that has ended protects nobody.
-                logger.exception("the memory guard met an error")
+                if repr(error) != told:
+                    logger.exception("the memory guard met an error; it is logged once")
+                told = repr(error)
+            else:
+                if told:
+                    logger.warning("the memory guard works again")
+                told, self.last_turn = "", time.time()
 
 
 def describe(trip: Trip, floors: Floors) -> str:

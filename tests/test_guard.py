@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import ApplianceError
-from appliance.guard import Floor, MemoryGuard, describe
-from appliance.job import FailureClass, JobState, Stage
+from appliance.guard import BLIND_SECONDS, Floor, MemoryGuard, describe
+from appliance.job import FailureClass, JobState, Stage, Waiting
 from appliance.memory import Floors, Memory, Pressure, Reading, memory_floors, read_machine, read_memory, read_pressure
 from appliance.settings import Settings
 from tests.box import Box
+from tests.waiting import until
 
 GB = 10**9
 FLOORS = Floors(first_bytes=8 * GB, second_bytes=4 * GB)
@@ -260,6 +261,51 @@ def test_the_guard_looks_by_itself_five_times_a_second():
     guard.close()
     assert len(reads) >= 6
     assert reads[5] - reads[1] > 0.5
+
+
+def test_a_guard_that_sees_nothing_does_not_look_alive_and_logs_why_once(caplog: pytest.LogCaptureFixture):
+    reads: list[float] = []
+    broken = True
+
+    def read() -> Reading:
+        reads.append(time.monotonic())
+        if broken and len(reads) > 1:
+            raise OSError("no reading")
+        return PLENTY
+
+    guard = MemoryGuard(FLOORS, read=read)
+    guard.start()
+    began = guard.last_turn
+    assert began > 0
+    until(lambda: len(reads) >= 5)
+    assert guard.last_turn == began
+    assert caplog.text.count("the memory guard met an error") == 1
+    broken = False
+    until(lambda: guard.last_turn > began)
+    guard.close()
+    assert caplog.text.count("the memory guard works again") == 1
+
+
+def test_a_guard_without_a_reading_for_some_seconds_is_blind(machine: Machine):
+    machine.now += BLIND_SECONDS
+    assert not machine.guard.is_blind
+    machine.now += 0.1
+    assert machine.guard.is_blind
+    machine.sees(PLENTY)
+    assert not machine.guard.is_blind
+
+
+def test_nothing_begins_on_the_gpu_while_the_guard_is_blind(box: Box):
+    box.looks = False
+    box.shift += BLIND_SECONDS + 1.0
+    box.drop()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.waiting is Waiting.GPU)
+    job = box.job(1)
+    assert job is not None
+    assert "memory guard cannot read" in job.waiting_detail
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 0
+    box.looks = True
+    assert box.ended().state is JobState.SUCCEEDED
 
 
 def test_an_error_in_a_reading_does_not_end_the_guard():
