@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.hardware import free_memory_bytes
 from appliance.job import LANES, Job, Lane, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.settings import Settings
 from appliance.texts.wording import duration, size
 
 HOUR: Final = 3600.0
-# How long a look holds: asking the GPU's driver and every process of the machine is not free.
+# How long a look holds: asking every process of the machine is not free.
 LOOK_SECONDS: Final = 5.0
+NO_ANSWER: Final = "the GPU's driver does not say how much memory is free; docs/operations.md says what to look at"
 
 
 Answer = tuple[Waiting, str]
@@ -36,7 +36,8 @@ class Look:
 class Admission:
     """Asked before every training and verification; looks at the machine once in a few seconds, whoever asks."""
 
-    def __init__(self, settings: Settings, *, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
+    def __init__(self, settings: Settings, *, free_bytes: Callable[[], int | None]) -> None:
+        """`free_bytes` answers at once, and with None where the GPU's driver does not tell."""
         self._settings = settings
         self._free_bytes = free_bytes
         self._looked, self._seen = float("-inf"), Look(0)
@@ -54,11 +55,16 @@ class Admission:
             return None
         # Of a verification too: it holds the same model and one row, without what is kept for learning.
         needs, reserve, look = memory["total_bytes"], memory["reserve_bytes"], self._look(now)
+        if look is None:
+            return Waiting.GPU, NO_ANSWER
         return None if needs <= look.free_bytes - reserve else (Waiting.MEMORY, _too_large(needs, reserve, look))
 
-    def _look(self, now: float) -> Look:
+    def _look(self, now: float) -> Look | None:
         if now - self._looked >= LOOK_SECONDS:
-            self._looked, self._seen = now, Look(self._free_bytes())
+            free_bytes = self._free_bytes()
+            if free_bytes is None:
+                return None
+            self._looked, self._seen = now, Look(free_bytes)
         return self._seen
 
     def _too_long(self, job: Job, seconds: float) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -93,6 +94,28 @@ def test_the_machine_is_looked_at_once_for_all_who_wait(box):
     assert "needs 45.0 GB" in waits_for(box, Waiting.MEMORY, 2).waiting_detail
     box.tick()
     assert looks == ["free"]
+
+
+def test_a_driver_that_hangs_holds_the_job_and_not_the_loop(tmp_path, monkeypatch):
+    answers = threading.Event()
+    asked_by = []
+
+    def hang() -> int:
+        asked_by.append(threading.current_thread())
+        answers.wait(30.0)
+        return 100 * GB
+
+    monkeypatch.setattr("appliance.gpu_presence.free_memory_bytes", hang)
+    box = Box(tmp_path)
+    box.appliance.gpu.start()
+    box.drop(plan=plan(needs=44 * GB))
+    assert "driver does not say" in waits_for(box, Waiting.GPU).waiting_detail
+    box.drop("other.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    answers.set()
+    assert box.ended(1).state is JobState.SUCCEEDED
+    assert threading.main_thread() not in asked_by
+    box.stop()
 
 
 def test_what_takes_longer_than_the_limit_is_held_until_somebody_approves(box):

@@ -578,6 +578,7 @@ def test_a_gpu_is_missed_only_where_one_belongs():
     without = GpuPresence(expected=False)
     without.start()
     assert without.fault() is None
+    without.close()
     if find_fault() is None:
         pytest.skip("this machine has a GPU that answers")
     missing = GpuPresence(expected=True)
