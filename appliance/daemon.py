@@ -117,6 +117,7 @@ class Appliance:
             stall_seconds=settings.stall_minutes * 60,
             on_trouble=self.upkeep.met,
         )
+        self.upkeep.at_work = lambda: [(r.job, r.stage, self.pipeline.dir(r.job)) for r in self.crew.running.values()]
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
         self.wishes = Wishes(self.store, self.pipeline, self.crew, self.pushes)
         self.gpu = GpuPresence()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,26 +28,46 @@ PACKED_FACTOR: Final = 5
 FEW_FILES: Final = 200
 
 
-def lacks_room(job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: Settings) -> tuple[Waiting, str] | None:
-    """Why a stage would run out of disk, with the numbers; None when there is room. Publishing looks for itself."""
+def lacks_room(
+    job: Job, stage: Stage, job_dir: JobDir, state: Path, settings: Settings, *, promised: int = 0
+) -> tuple[Waiting, str] | None:
+    """Why a stage would run out of disk, with the numbers; None when there is room. Publishing looks for itself.
+
+    `promised` is what was let in already and is still to be written.
+    """
     if stage is Stage.PUBLISH:
         return None
     needs, space = needed_bytes(job, stage, job_dir), space_of(state)
     reserve = reserve_bytes(settings, space)
-    return None if _fits(needs, reserve, space) else (Waiting.DISK, little_room("this", needs, reserve, space))
+    if fits(needs, reserve, space, promised=promised):
+        return None
+    return Waiting.DISK, little_room("this", needs, reserve, space, promised=promised)
+
+
+def promised_bytes(at_work: Iterable[tuple[Job, Stage, JobDir]]) -> int:
+    """What the running stages still write."""
+    total = 0
+    for job, stage, job_dir in at_work:
+        # A folder that somebody takes away or spoils is its own job's trouble.
+        with contextlib.suppress(OSError):
+            total += needed_bytes(job, stage, job_dir)
+    return total
 
 
 def needed_bytes(job: Job, stage: Stage, job_dir: JobDir) -> int:
     """The most that a stage still writes into the state folder. Fetching looks for itself."""
+    # What it has written is counted by the disk already: a training that goes on takes nothing twice.
+    return max(0, _foreseen(job, stage, job_dir) - bytes_below(job_dir.path / stage))
+
+
+def _foreseen(job: Job, stage: Stage, job_dir: JobDir) -> int:
     match stage:
         case Stage.CHECK:
             return CHECK_FACTOR * sum(unpacked_bytes(job_dir.path / file.path, file.bytes) for file in job.files)
         case Stage.PREPARE:
             return PREPARE_FACTOR * _rows_bytes(job_dir) + SMALL_BYTES // 4
         case Stage.TRAIN:
-            # A training that goes on takes nothing twice: what it has written is counted by the disk already.
-            written = sum(bytes_below(job_dir.path / stage / name) for name in ("checkpoints", "adapter"))
-            return max(0, training_bytes(job_dir.plan() or {}) - written)
+            return training_bytes(job_dir.plan() or {})
     return 0
 
 
@@ -91,14 +112,18 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-def _fits(needs: int, reserve: int, space: Space) -> bool:
-    return space.free_bytes >= needs + reserve and space.free_files >= FEW_FILES
+def fits(needs: int, reserve: int, space: Space, *, promised: int) -> bool:
+    """Whether there is room beside the reserve, and for what is large also beside what was promised to others."""
+    # Promises are the most that may be needed: what is small need not wait for hours until that is known.
+    taken = reserve + (promised if needs > SMALL_BYTES else 0)
+    return space.free_bytes >= needs + taken and space.free_files >= FEW_FILES
 
 
-def little_room(what: str, needs: int, reserve: int, space: Space) -> str:
-    """How much there is on the disk of the state folder, and how much `what` needs beside the reserve."""
+def little_room(what: str, needs: int, reserve: int, space: Space, *, promised: int = 0) -> str:
+    """How much there is on the disk of the state folder, and how much `what` needs beside all else."""
     if space.free_files < FEW_FILES:
         return f"the disk of the state folder has room for {space.free_files} more files only"
     free = f"the disk of the state folder has {size(space.free_bytes)} free"
     kept = f", and {size(reserve)} are kept in reserve ({PREFIX}DISK_RESERVE_GB)" if reserve else ""
-    return f"{free}; {what} needs {size(needs)}{kept}"
+    under_way = f", what is under way {size(promised)} more" if promised and needs > SMALL_BYTES else ""
+    return f"{free}; {what} needs {size(needs)}{under_way}{kept}"

@@ -47,6 +47,15 @@ class Button:
     target: str
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """A drop that is being copied in, and how large it will be."""
+
+    future: Future[Copied]
+    small: bool
+    bytes: int
+
+
 class Reception:
     """Times are monotonic seconds: a clock that jumps must not make a file look quiet."""
 
@@ -59,11 +68,12 @@ class Reception:
         *,
         scan_seconds: float,
         wake: Callable[[], object] = lambda: None,
-        lacks_room_for: Callable[[int], str | None] = lambda size: None,
+        lacks_room_for: Callable[[int, int], str | None] = lambda size, copying: None,
     ) -> None:
         """`wake` is called from a thread when there is something for the loop to do.
 
-        `lacks_room_for` says why so many bytes cannot be taken in now; such a drop stays in the inbox.
+        `lacks_room_for` says why so many bytes cannot be taken in now, beside so many that are being copied; such a
+        drop stays in the inbox.
         """
         self.inbox = inbox
         self.availability = Availability.UNAVAILABLE
@@ -85,7 +95,7 @@ class Reception:
         self._survey_began = float("-inf")
         self._seen = Survey(Availability.UNAVAILABLE)
         self._sightings: dict[str, Sighting] = {}
-        self._copying: dict[tuple[str, ...], tuple[Future[Copied], bool]] = {}
+        self._copying: dict[tuple[str, ...], _Copy] = {}
         self._removing: dict[DropKey, Future[bool]] = {}
         self._not_before: dict[DropKey, float] = {}
         self._absent: dict[DropKey, int] = {}
@@ -203,7 +213,7 @@ class Reception:
 
     def _begin_copies(self) -> None:
         self.no_room = None
-        large = sum(not small for _, small in self._copying.values())
+        large = sum(not copy.small for copy in self._copying.values())
         free = {True: SMALL_COPIES - (len(self._copying) - large), False: LARGE_COPIES - large}
         for index, drop in enumerate(self.drops if any(free.values()) else ()):
             paths = tuple(path for path, _ in drop.files)
@@ -214,12 +224,13 @@ class Reception:
             if free[small] <= 0 or any(set(paths) & set(taken) for taken in self._copying):
                 continue
             size = sum(entry.size for entry in entries.values() if entry.size <= self._rules.max_bytes)
-            if (no_room := self._lacks_room_for(size)) is not None:
+            copying = sum(copy.bytes for copy in self._copying.values())
+            if (no_room := self._lacks_room_for(size, copying)) is not None:
                 self.no_room = no_room
                 self.drops[index] = replace(drop, why="waits for room on the disk")
                 continue
             free[small] -= 1
-            self._copying[paths] = self._submit_copy(drop, entries), small
+            self._copying[paths] = _Copy(self._submit_copy(drop, entries), small, size)
 
     def _submit_copy(self, drop: Drop, entries: dict[str, Entry]) -> Future[Copied]:
         lookup = intake.EarlierRows(self._store, self._places)
@@ -237,14 +248,14 @@ class Reception:
 
     def _record_copies(self, now: float, *, wall: float) -> list[Job]:
         jobs: list[Job] = []
-        for paths, (future, _) in list(self._copying.items()):
-            if not future.done():
+        for paths, copy in list(self._copying.items()):
+            if not copy.future.done():
                 continue
             del self._copying[paths]
             for path in paths:
                 self._sightings.pop(path, None)
             try:
-                copied = future.result()
+                copied = copy.future.result()
                 jobs += intake.record(
                     copied, installation=self.inbox.installation, store=self._store, places=self._places, now=wall
                 )

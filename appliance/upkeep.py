@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from appliance.database import DailyBackup, LockedError, explain
 from appliance.disk import NOTHING_FREE_BYTES, Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.preflight import lacks_room, little_room
+from appliance.preflight import fits, lacks_room, little_room, promised_bytes
 from appliance.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Upkeep:
         self._ballast = Ballast(self._state)
         self._next = float("-inf")
         self.trouble: str | None = None
+        self.at_work: Callable[[], Iterable[tuple[Job, Stage, JobDir]]] = lambda: ()
+        """The stages that run now, as soon as somebody knows: they were promised the room that they still need."""
         if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
             self._ballast.drop()
 
@@ -55,15 +58,17 @@ class Upkeep:
             return None
         if not self._ballast.is_there:
             return Waiting.DISK, "the disk of the state folder is full"
-        return lacks_room(job, stage, job_dir, self._state, self._settings)
+        promised = promised_bytes(self.at_work())
+        return lacks_room(job, stage, job_dir, self._state, self._settings, promised=promised)
 
-    def lacks_room_for(self, size: int) -> str | None:
-        """Why a drop of `size` bytes is not taken in now; None when there is room for it."""
+    def lacks_room_for(self, size: int, copying: int) -> str | None:
+        """Why a drop of `size` bytes is not taken in beside those that are being copied; None when there is room."""
         space = space_of(self._state)
         needs, reserve = size + NOTHING_FREE_BYTES, reserve_bytes(self._settings, space)
-        if self._ballast.is_there and space.free_bytes >= needs + reserve:
+        promised = copying + promised_bytes(self.at_work())
+        if self._ballast.is_there and fits(needs, reserve, space, promised=promised):
             return None
-        return little_room("taking in what lies in the inbox", needs, reserve, space)
+        return little_room("taking in what lies in the inbox", needs, reserve, space, promised=promised)
 
     def close(self) -> None:
         self._backup.wait(EVERY_SECONDS)

@@ -92,6 +92,18 @@ def test_a_share_that_hangs_stops_neither_the_loop_nor_a_running_job(box: Box, c
     assert box.job(3) is None
 
 
+def test_a_drop_is_asked_room_for_beside_those_that_are_being_copied(box: Box):
+    inbox = on_a_share(box, "entry")
+    asked: list[tuple[int, int]] = []
+    box.appliance.reception._lacks_room_for = lambda size, copying: asked.append((size, copying))
+    inbox.answers.clear()
+    for name in ("a.jsonl", "b.jsonl"):
+        (box.inbox / name).write_text('{"text": "row"}\n')
+    box.turn_until(lambda: len(asked) == 2)
+    inbox.answers.set()
+    assert asked == [(16, 0), (16, 16)]
+
+
 def test_a_hanging_listing_is_said_after_a_while_and_forgotten_when_it_answers(box: Box):
     inbox = on_a_share(box, "listing")
     box.turn_until(lambda: box.appliance.view.availability is Availability.AVAILABLE)

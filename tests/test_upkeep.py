@@ -6,6 +6,7 @@ Full disks are real here: small file systems in memory, where the machine lets u
 import contextlib
 import errno
 import gzip
+import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -178,6 +179,34 @@ def test_a_training_that_goes_on_does_not_wait_for_the_room_that_it_holds_itself
     (job_dir.stage(Stage.TRAIN) / "adapter").mkdir()
     (job_dir.stage(Stage.TRAIN) / "adapter" / "adapter_model.safetensors").write_bytes(bytes(training_bytes(plan)))
     assert needed_bytes(job, Stage.TRAIN, job_dir) == 0
+
+
+def test_what_a_running_training_may_still_write_is_promised_to_it(tmp_path: Path):
+    (tmp_path / "state").mkdir()
+    with small_disk(tmp_path / "state", 500 * MB):
+        box = Box(tmp_path)
+        plan = {"trainable_parameters": 4_000_000}
+        box.drop(train="sleep", plan=plan)
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        large, small = (make_job(tmp_path, {"b.jsonl": "{}"}, name=name, number=9) for name in ("large", "small"))
+        for job_dir, rows in ((large, 60 * MB), (small, MB)):
+            (job_dir.stage(Stage.CHECK) / "rows.jsonl").touch()
+            os.truncate(job_dir.stage(Stage.CHECK) / "rows.jsonl", rows)
+
+        held = box.appliance.upkeep.obstacle(large.read_job(), Stage.PREPARE, large)
+        assert held is not None
+        assert "; this needs 256 MB, what is under way 336 MB more" in held[1]
+        # Promises are the most that may be needed. What is small need not wait for hours until that is known.
+        assert box.appliance.upkeep.obstacle(small.read_job(), Stage.PREPARE, small) is None
+        assert box.appliance.upkeep.lacks_room_for(256 * MB, 0) is not None
+        assert box.appliance.upkeep.lacks_room_for(MB, 0) is None
+
+        box.appliance.store.ask("cancel", "1", now=0.0)
+        box.ended()
+        assert box.appliance.upkeep.obstacle(large.read_job(), Stage.PREPARE, large) is None
+        assert box.appliance.upkeep.lacks_room_for(256 * MB, 0) is None
+        assert "what is under way 300 MB more" in (box.appliance.upkeep.lacks_room_for(256 * MB, 300 * MB) or "")
+        box.stop()
 
 
 def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
