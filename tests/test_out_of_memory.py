@@ -14,13 +14,14 @@ import pytest
 from appliance.exits import EndKind, StageEnd
 from appliance.gpu_presence import find_fault
 from appliance.job import FailureClass, JobState, Stage
-from appliance.job_dir import JobDir
+from appliance.job_dir import JobDir, read_progress
 from appliance.memory import Floors, read_memory
 from appliance.progress import last_of_each_step
 from appliance.retries import again
-from appliance.stages.training.checkpoints import newest_good_checkpoint
-from appliance.store import Store
+from appliance.stages.training.checkpoints import Checkpoint, newest_good_checkpoint
+from appliance.store import DATABASE, Store
 from tests.box import Box
+from tests.real_daemon import RealDaemon, rows
 from tests.training_jobs import NOISE, events, ready_to_train, start_training
 
 GB = 10**9
@@ -174,6 +175,92 @@ def test_real_memory_that_runs_out_stops_the_training_in_time_and_the_daemon_liv
     box.turn_until(lambda: not box.runs(Stage.TRAIN, 2) or kill(box))
     box.ended(2)
     box.stop()
+
+
+RECIPE = "base_model: demo\nmax_steps: 400\nper_device_train_batch_size: 4\neffective_batch_size: 4\n"
+
+
+# As the one above: not beside other work.
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_real_training_saves_in_time_when_memory_runs_out_and_ends_well_when_it_is_back(tmp_path: Path):
+    """The real daemon and Unsloth. The floor lies a little below what is free while it trains, so little is eaten."""
+    if read_memory().available_bytes < 6 * GB:
+        pytest.skip("needs 6 GB of free memory to train and to take some of it away")
+    daemon = RealDaemon(tmp_path, memory_floor_gb="0.002", memory_kill_floor_gb="0.001", memory_reserve_gb="1")
+    try:
+        (daemon.inbox / "support.yaml").write_text(RECIPE)
+        (daemon.inbox / "support.jsonl").write_text(rows(80))
+        train = tmp_path / "state" / "jobs" / "0001-support" / "train"
+        daemon.wait_for(lambda: newest_step(train) >= 5)
+        free = lowest_free_during(daemon, train, steps=10)
+        # The floors are read at the start; the training goes on from where it saves now.
+        assert daemon.stop() == 0
+        floor = free - GB * 8 // 10
+        daemon.environment["APPLIANCE_MEMORY_FLOOR_GB"] = str(floor / GB)
+        daemon.start()
+        served, last = daemon.process.pid, newest_step(train)
+        daemon.wait_for(lambda: newest_step(train) > last + 2)
+        checkpoint = newest_good_checkpoint(train / "checkpoints")
+        assert checkpoint is not None
+        with eating() as eater:
+            eat(eater, 1500)
+            crossed = moment_of(daemon, lambda: below(floor))
+            saved = moment_of(daemon, lambda: newer_than(checkpoint, train))
+            assert saved - crossed < 5.0
+            # Nothing begins while the memory is away, and the daemon answers.
+            daemon.wait_for(lambda: (job := daemon.job(1)) is not None and job["waiting"] == "memory")
+            assert daemon.client.get("/healthz").status == 200
+            step = newest_step(train)
+        daemon.wait_for(lambda: (daemon.outbox / "0001-support").is_dir(), seconds=900)
+        assert step < 400
+        plan = json.loads((daemon.outbox / "0001-support" / "plan.json").read_text())
+        assert (plan["per_device_train_batch_size"], plan["gradient_accumulation_steps"]) == (2, 2)
+        daemon.wait_for(lambda: (job := daemon.job(1)) is not None and job["state"] == "succeeded")
+        ends = [event for event in history(tmp_path) if event["event"] == "stage_ended" and event["stage"] == "train"]
+        assert [(event["kind"], event["failure"]) for event in ends] == [
+            ("stopped", None),
+            ("failed", "memory_guard"),
+            ("done", None),
+        ]
+        assert daemon.process.pid == served
+        assert daemon.stop() == 0
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
+
+
+def newest_step(train: Path) -> int:
+    return read_progress(train).step or 0
+
+
+def newer_than(checkpoint: Checkpoint, train: Path) -> bool:
+    newest = newest_good_checkpoint(train / "checkpoints")
+    return newest is not None and newest.step > checkpoint.step
+
+
+def lowest_free_during(daemon: RealDaemon, train: Path, *, steps: int) -> int:
+    """How little was free at any moment while it trained so many steps."""
+    last, seen = newest_step(train) + steps, []
+    daemon.wait_for(lambda: seen.append(read_memory().available_bytes) or newest_step(train) >= last)
+    return min(seen)
+
+
+def moment_of(daemon: RealDaemon, condition) -> float:
+    """When something was seen to have happened, while the daemon lives."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        assert daemon.process.poll() is None, daemon.log()[-3000:]
+        time.sleep(0.005)
+    return time.monotonic()
+
+
+def history(root: Path) -> list[dict]:
+    store = Store(root / "state" / DATABASE, readonly=True)
+    events = store.events(1)
+    store.close()
+    return events
 
 
 def kill(box: Box) -> bool:
