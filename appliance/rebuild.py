@@ -68,8 +68,10 @@ def _fill(store: Store, places: Places, inbox: Path) -> int:
         else:
             store.save(job)
     now = time.time()
-    # They are as old as the copy: where a job stands now, its folder tells.
+    # They are as old as the copy: where a job stands now, its folder tells, and what was asked for was done since.
     store.close_attempts(now=now)
+    for request in store.requests():
+        store.drop_request(request.id)
     gone = [job for job in store.recent_jobs(10**6) if not (places.jobs / job.id / "job.json").exists()]
     for job in gone:
         if job.state in ENDED:

@@ -280,6 +280,20 @@ def test_a_copy_taken_while_a_job_was_published_rebuilds_when_that_was_cut_short
     assert [path.name for path in box.outbox.iterdir() if path.is_dir()] == ["0001-support"]
 
 
+def test_what_was_asked_for_before_the_copy_is_not_done_again(box: Box):
+    box.drop(train="fail")
+    box.ended()
+    box.appliance.store.ask("retry", "1", now=0.0)
+    copy_now(box)
+    box.ended(2)
+    box.stop()
+    mend(box)
+    box.start()
+    assert box.appliance.store.requests() == []
+    box.drop("next.jsonl")
+    assert box.ended(3).id == "0003-next"
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_job_whose_last_stage_is_done_and_not_noted_ends_after_a_rebuild(box: Box, dry_run: bool):
     last, name = (Stage.PREPARE, "check/support.jsonl") if dry_run else (Stage.VERIFY, "support.jsonl")
