@@ -1,5 +1,6 @@
 """`appliance doctor`, and the look at the machine when the appliance starts."""
 
+import errno
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from appliance.doctor.earlyoom import threshold_bytes
 from appliance.doctor.examine import NotHealthyError, examine, examine_at_start
 from appliance.doctor.finding import Finding, Level
 from appliance.doctor.gpu import driver_finding
+from appliance.doctor.unwritable import what_mends
 from appliance.settings import Settings
 from tests.small_disk import small_disk
 from tests.users import not_as_root
@@ -100,7 +102,58 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_the_command_that_m
             examine_at_start(settings())
         me = f"{os.geteuid()}:{os.getegid()}"
     assert f"{name} {machine / name} cannot be written by user" in refusal.value.message
-    assert f"sudo chown -R {me} {machine / name}" in str(refusal.value.hint)
+    assert str(refusal.value.hint) == f"sudo chown {me} {machine / name}"
+
+
+def test_what_lies_in_a_folder_is_given_to_us_with_it_only_where_an_appliance_worked_in_it(machine: Path):
+    for name, mark in (("inbox", ".appliance"), ("outbox", "STATUS.md"), ("state", "appliance.sqlite")):
+        (machine / name / mark).touch()
+        (machine / name).chmod(0o555)
+    with not_as_root(), pytest.raises(NotHealthyError) as refusal:
+        examine_at_start(settings())
+    assert [line.split()[:3] for line in str(refusal.value.hint).splitlines()] == [["sudo", "chown", "-R"]] * 3
+
+
+def test_a_folder_that_cannot_be_made_is_made_by_the_command_and_nothing_above_it_changes_hands(machine: Path):
+    (machine / "files").mkdir(mode=0o755)
+    with not_as_root():
+        with pytest.raises(NotHealthyError) as refusal:
+            examine_at_start(settings(outbox=machine / "files" / "outbox"))
+        me = f"-o {os.geteuid()} -g {os.getegid()}"
+    assert str(refusal.value.hint) == f"sudo install -d {me} {machine / 'files' / 'outbox'}"
+
+
+def test_where_a_folder_above_may_not_be_entered_that_is_what_is_said(machine: Path):
+    (machine / "home" / "outbox").mkdir(parents=True)
+    (machine / "home").chmod(0o700)
+    with not_as_root():
+        (outbox,) = found("folder:outbox", outbox=machine / "home" / "outbox")
+    assert f"enter {machine / 'home'}" in str(outbox.remedy)
+    assert "chown" not in str(outbox.remedy)
+
+
+def test_a_folder_of_ours_is_not_given_to_us_again(machine: Path):
+    with not_as_root():
+        (machine / "inbox" / "mine").mkdir(mode=0o555)
+        (inbox,) = found("folder:inbox", inbox=machine / "inbox" / "mine")
+    assert inbox.remedy == f"chmod u+rwx {machine / 'inbox' / 'mine'}"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EPERM, "lsattr -d"),
+        (errno.EROFS, "findmnt -T"),
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EIO, "choose another folder with APPLIANCE_OUTBOX"),
+        (errno.ENOTDIR, "choose another folder with APPLIANCE_OUTBOX"),
+    ],
+)
+def test_what_is_not_a_matter_of_ownership_is_not_mended_with_it(machine: Path, number: int, advice: str):
+    remedy = what_mends("outbox", machine / "outbox", OSError(number, os.strerror(number)))
+    assert advice in remedy
+    assert "chown" not in remedy
 
 
 def test_serve_says_what_is_amiss_and_does_not_start_where_it_cannot_work(machine: Path):
@@ -111,7 +164,7 @@ def test_serve_says_what_is_amiss_and_does_not_start_where_it_cannot_work(machin
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "ERROR folder:outbox: outbox /proc/1 cannot be written by user" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("sudo chown -R ")
+    assert done.stderr.splitlines()[-1].startswith("choose another folder with APPLIANCE_OUTBOX")
 
 
 def test_inside_our_image_the_command_is_one_for_the_host(machine: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ from typing import Final
 from appliance import surroundings
 from appliance.disk import existing, reserve_bytes, space_of
 from appliance.doctor.finding import Finding, ok, problem, warning
+from appliance.doctor.unwritable import what_mends
 from appliance.errors import InputError
 from appliance.models import cache_folder
 from appliance.recipe_yaml import parse_recipe
@@ -92,7 +93,7 @@ def _writable(name: str, folder: Path) -> Finding:
         state = "can be written" if folder.is_dir() else "can be made"
         return ok(f"folder:{name}", f"{name} {folder.resolve()} {state}")
     message = f"{name} {folder.resolve()} cannot be written by user {os.geteuid()}: {error.strerror}"
-    return problem(f"folder:{name}", message, _remedy(folder, error), stops=True)
+    return problem(f"folder:{name}", message, what_mends(name, folder, error), stops=True)
 
 
 def _models(folder: Path) -> Finding:
@@ -112,16 +113,6 @@ def _try_to_write(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _remedy(folder: Path, error: OSError) -> str:
-    match error.errno:
-        case 30:  # EROFS
-            return surroundings.on_host(f"mount the volume of {folder} writable; `findmnt -T {folder}` names it")
-        case 28 | 122:  # ENOSPC, EDQUOT
-            return surroundings.on_host(f"make room: `sudo du -xh --max-depth=2 {folder} | sort -h | tail`")
-        case _:
-            return surroundings.give(existing(folder), recursive=True)
 
 
 def _sticky(inbox: Path) -> Iterator[Finding]:
