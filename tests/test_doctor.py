@@ -366,3 +366,54 @@ def test_a_gpu_too_old_and_a_driver_too_old_are_two_problems(machine: Path, nvml
 def test_a_gpu_beside_a_torch_without_cuda_is_a_problem(machine: Path, nvml: Path):
     checks = with_gpu(machine, nvml)
     assert (checks["versions"]["level"], checks["versions"]["remedy"]) == ("problem", "make install")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "reason"),
+    [
+        ("outbox", "inbox", "outbox and inbox are one folder"),
+        ("outbox", "inbox/results", "would be taken in as a drop"),
+        ("state", "inbox/a/b", "would be taken in as a drop"),
+        ("models", "inbox/models", "would be taken in as a drop"),
+        ("recipes", "inbox/recipes", "would be taken in as a drop"),
+        ("state", "outbox", "outbox and state are one folder"),
+        ("state", "outbox/state", "could read and change the database"),
+        ("models", "state", "state and models are one folder"),
+        ("models", "state/models", "a training may see nothing in there"),
+        ("models", "outbox/models", "a training may see nothing in there"),
+        ("inbox", "state/incoming", "keeps for itself"),
+        ("outbox", "state/jobs/results", "keeps for itself"),
+        # By another way.
+        ("outbox", "link", "outbox and inbox are one folder"),
+        ("outbox", "link/results", "would be taken in as a drop"),
+    ],
+)
+def test_a_folder_in_the_way_of_another_stops_the_start_and_is_named(machine: Path, name: str, place: str, reason: str):
+    (machine / "link").symlink_to(machine / "inbox")
+    values = {name: machine / place}
+    assert [finding for finding in found("folders", **values) if finding.stops and reason in finding.message]
+    with pytest.raises(NotHealthyError) as refusal:
+        examine_at_start(settings(**values))
+    assert f"APPLIANCE_{name.upper()} " in str(refusal.value.hint)
+    assert refusal.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("inbox", "outbox/inbox"), ("inbox", "state/inbox"), ("outbox", "state/outbox"), ("outbox", "models/outbox")],
+)
+def test_a_folder_may_lie_in_another_where_that_does_no_harm(machine: Path, name: str, place: str):
+    assert [finding.level for finding in found("folders", **{name: machine / place})] == [Level.OK]
+
+
+def test_what_is_mounted_from_within_the_inbox_is_found_in_it(machine: Path):
+    (machine / "inbox" / "out").mkdir()
+    if subprocess.run(
+        ["mount", "--bind", machine / "inbox" / "out", machine / "outbox"], capture_output=True
+    ).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        (finding,) = found("folders")
+    finally:
+        subprocess.run(["umount", machine / "outbox"], check=True)
+    assert finding.message.startswith(f"outbox {machine / 'outbox'} lies in inbox")

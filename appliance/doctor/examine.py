@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from appliance.doctor import earlyoom, folders, gpu, machine
+from appliance.doctor import earlyoom, folders, gpu, machine, nesting
 from appliance.doctor.finding import Finding, Level, problem
 from appliance.errors import ApplianceError
 from appliance.settings import Settings
@@ -31,6 +31,7 @@ def _check_hub(settings: Settings) -> Iterable[Finding]:
 # Quick, and without network: these run at every start as well.
 LOCAL: Final[tuple[Check, ...]] = (
     folders.check_folders,
+    nesting.check_nesting,
     folders.check_recipes,
     folders.check_secrets,
     gpu.check_gpu,
