@@ -53,11 +53,13 @@ def copy_in(
     *,
     max_bytes: float,
     rows_of: RowsOf | None = None,
+    is_recipe: Callable[[str], bool] = lambda name: False,
 ) -> Copied:
     """Copy every file of a drop into private storage, hashed, and on the disk.
 
-    `rows_of` finds the data files of the earlier job that a recipe asks for. Raises ChangedWhileCopying when a source
-    is no longer what `entries` says, OSError when our own storage fails.
+    `rows_of` finds the data files of the earlier job that a recipe asks for, `is_recipe` tells what is in the library.
+    Raises ChangedWhileCopying when a source is no longer what `entries` says, or a dropped folder has become that of a
+    recipe; OSError when our own storage fails.
     """
     files: list[DroppedFile] = []
     keys: list[DropKey] = []
@@ -74,6 +76,8 @@ def copy_in(
             files += copy_rows(rows_of(drop.rows_of), staging, problems)
         sync(staging / "dropped")
         _must_still_be_there(inbox, entries)
+        if drop.folder is not None and drop.library_recipe is None and is_recipe(PurePosixPath(drop.folder).name):
+            raise ChangedWhileCopying(drop.folder)
     sources = tuple((path, entries[path]) for path, _ in drop.files)
     return Copied(drop, staging, tuple(files), sources, tuple(keys), tuple(problems))
 

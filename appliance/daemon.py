@@ -8,6 +8,7 @@ import logging
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -151,10 +152,15 @@ class Appliance:
                 f"another appliance serves the inbox {self.inbox.path}",
                 hint="Stop it and run `appliance serve --take-over` here, or choose another APPLIANCE_INBOX.",
             )
+        self._furnish(self.recipes)
+
+    def _furnish(self, recipes: tuple[str, ...], gone: Iterable[str] = ()) -> None:
         try:
-            self.inbox.write_read_me(read_me_first(self.recipes))
-            for recipe in self.recipes:
+            self.inbox.write_read_me(read_me_first(recipes))
+            for recipe in recipes:
                 self.inbox.make_folder(recipe)
+            for recipe in gone:
+                self.inbox.remove_folder(recipe)
         except OSError as error:
             # Somebody's file in the place of a folder, or an inbox that is not there yet: drops are taken all the same.
             logger.warning("the inbox could not be furnished: %s", error)
@@ -164,6 +170,7 @@ class Appliance:
         self.upkeep.keep(now, wall)
         self.wishes.act_on_all(now, wall)
         self.reception.look(now, woken=woken)
+        self.follow_library()
         self.act_on_buttons(now, wall)
         self.take_in_drops(now, wall)
         self.crew.follow(now)
@@ -173,6 +180,16 @@ class Appliance:
         self.push_adapters(now, wall)
         self.tidying.expire(now, wall)
         self.show(now, wall)
+
+    def follow_library(self) -> None:
+        """Recipes came or went: the inbox has their folders, and its note names them."""
+        recipes = self.reception.recipes
+        if recipes is None or recipes == self.recipes or self.reception.availability is not Availability.AVAILABLE:
+            return
+        logger.info("the library of recipes has changed: %s", ", ".join(recipes))
+        gone = set(self.recipes).difference(recipes)
+        self.recipes = recipes
+        self.reception.furnish(partial(self._furnish, recipes, gone))
 
     def act_on_buttons(self, now: float, wall: float) -> None:
         for button in self.reception.buttons():

@@ -34,7 +34,12 @@ class Places:
 
 def library_recipes(folder: Path) -> tuple[str, ...]:
     """The names of the ready-made recipes, in order."""
-    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml") if not path.name.startswith(".")))
+
+
+def is_recipe(folder: Path, name: str) -> bool:
+    """Whether a ready-made recipe has this name at this moment."""
+    return (folder / f"{name}.yaml").is_file()
 
 
 def is_library_recipe(named: Path, folder: Path) -> bool:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from appliance import intake
 from appliance.copying import ChangedWhileCopying, Copied, copy_in
@@ -16,7 +17,7 @@ from appliance.drops import is_button
 from appliance.inbox import Availability, Inbox
 from appliance.job import Job
 from appliance.names import job_number, printable
-from appliance.places import Places
+from appliance.places import Places, is_recipe
 from appliance.settling import Drop, DropState, Rules
 from appliance.sightings import Entry, Sighting
 from appliance.store import DropKey, Store
@@ -81,13 +82,15 @@ class Reception:
         self.last_scan: float | None = None
         self.storage_problem: str | None = None
         self.no_room: str | None = None
+        self.recipes: tuple[str, ...] | None = None
+        """The library at the last look; None until then."""
         self._store = store
         self._places = places
         self._rules = rules
         self._scan_seconds = scan_seconds
         self._wake = wake
         self._lacks_room_for = lacks_room_for
-        self._surveyor = Surveyor(inbox, rules)
+        self._surveyor = Surveyor(inbox, rules, places.recipes)
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._copies = ThreadPoolExecutor(LARGE_COPIES + SMALL_COPIES, thread_name_prefix="copy")
         self._removals = ThreadPoolExecutor(1, thread_name_prefix="removal")
@@ -122,6 +125,10 @@ class Reception:
     def busy(self) -> bool:
         """Whether a drop is being copied, or the sources of one removed."""
         return bool(self._copying or self._removing)
+
+    def furnish(self, put: Callable[[], None]) -> None:
+        """Let a thread put into the inbox what belongs there, before the next look at it."""
+        self._surveys.submit(put)
 
     def buttons(self) -> list[Button]:
         """The button files that lie in the inbox and were not acted on."""
@@ -158,6 +165,8 @@ class Reception:
         assert done is not None, "only called with a survey that is done"
         survey = self._seen = done.result()
         self.availability = survey.availability
+        self.recipes = survey.recipes
+        self._rules = replace(self._rules, recipe_folders=survey.recipe_folders)
         # What was taken in since the survey began is no new file, though it was seen.
         taken = {key.identity for key in self._store.unremoved()}
         self._sightings = {path: seen for path, seen in survey.sightings.items() if seen.entry.identity not in taken}
@@ -242,6 +251,7 @@ class Reception:
             self._places.incoming,
             max_bytes=self._rules.max_bytes,
             rows_of=lookup.files_of,
+            is_recipe=partial(is_recipe, self._places.recipes),
         )
         future.add_done_callback(lambda _: self._wake())
         return future

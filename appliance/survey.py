@@ -6,12 +6,14 @@ found.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from appliance.drops import find_drops, is_button
 from appliance.inbox import Availability, Inbox
 from appliance.job import Role
-from appliance.names import role_of
+from appliance.names import CHECK_FOLDER, role_of
+from appliance.places import library_recipes
 from appliance.recipe_yaml import peek
 from appliance.settling import Drop, Rules
 from appliance.sightings import Ending, Entry, Kind, Sighting, observe
@@ -49,6 +51,9 @@ class Survey:
     """Files that could not be taken and now can: they count as new."""
     absent: tuple[DropKey, ...] = ()
     """Sources that are nowhere to be seen."""
+    recipes: tuple[str, ...] = ()
+    """The library as it is now."""
+    recipe_folders: frozenset[str] = frozenset()
 
     def find_drops(self, sightings: Mapping[str, Sighting], rules: Rules, *, now: float) -> list[Drop]:
         """What is ready and what waits at this time."""
@@ -66,9 +71,12 @@ class Survey:
 class Surveyor:
     """Remembers from one look to the next since when each file has looked the same, and what stands in it."""
 
-    def __init__(self, inbox: Inbox, rules: Rules) -> None:
+    def __init__(self, inbox: Inbox, rules: Rules, library: Path | None = None) -> None:
+        """`library` is the folder of the ready-made recipes, which come and go; without it those of `rules` stay."""
         self._inbox = inbox
         self._rules = rules
+        self._library = library
+        self._recipes = tuple(sorted(rules.recipe_folders))
         self._sightings: dict[str, Sighting] = {}
         self._endings: dict[tuple[str, Entry], Ending] = {}
         self._wanted: dict[tuple[str, Entry], str | None] = {}
@@ -84,10 +92,21 @@ class Surveyor:
         if availability is not Availability.AVAILABLE:
             # Nothing is thought deleted, and nothing is thought quiet, while the inbox cannot be seen.
             self._sightings = {}
-            return Survey(availability)
+            return Survey(availability, recipes=self._recipes, recipe_folders=self._rules.recipe_folders)
+        # After the listing: of a file in a recipe's folder that was listed, the recipe is known.
+        self._read_library(listing)
         now += time.monotonic() - began
         self._sightings = observe(self._sightings, listing, now=now)
         return self._survey(now, taken)
+
+    def _read_library(self, listing: Mapping[str, Entry]) -> None:
+        if self._library is None or not self._library.is_dir():
+            return
+        self._recipes = library_recipes(self._library)
+        # Who drops into the folder of a recipe that went means that recipe, and is told that it is gone.
+        gone = self._rules.recipe_folders.difference(self._recipes)
+        left = {name for name in gone if name in listing or f"{CHECK_FOLDER}/{name}" in listing}
+        self._rules = replace(self._rules, recipe_folders=frozenset(left.union(self._recipes)))
 
     def _survey(self, now: float, taken: Sequence[DropKey]) -> Survey:
         found = _recognise(self._sightings, taken, self._rules.max_bytes)
@@ -110,6 +129,8 @@ class Surveyor:
             leftovers=leftovers,
             returned=returned,
             absent=tuple(key for key in taken if key not in there),
+            recipes=self._recipes,
+            recipe_folders=self._rules.recipe_folders,
         )
         survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
         return survey

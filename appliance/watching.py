@@ -36,7 +36,7 @@ class Watching:
             jobs=jobs,
             access=Access(allowed_hosts(host, settings.allowed_hosts), settings.api_token, settings.read_token),
             clock=time.time,
-            recipes=appliance.recipes,
+            recipes=lambda: appliance.recipes,
             machine=self._machine.reading,
         )
         self._web = WebServer(make_app(site), settings.listen, stopping=site.stopping)

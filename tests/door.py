@@ -1,5 +1,6 @@
 """The door of the appliance for tests: an inbox, a store and the folders between them, without a loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance.copying import Copied, copy_in
@@ -44,11 +45,21 @@ class Door:
     def take_in(self, drop: Drop, *, max_bytes: float = 1e9) -> list[Job]:
         return self.record(self.copy(drop, max_bytes=max_bytes))
 
-    def copy(self, drop: Drop, *, max_bytes: float = 1e9) -> Copied:
+    def copy(
+        self, drop: Drop, *, max_bytes: float = 1e9, is_recipe: Callable[[str], bool] = lambda name: False
+    ) -> Copied:
         listing = self.inbox.listing()
         entries = {path: listing[path] for path, _ in drop.files}
         rows_of = EarlierRows(self.store, self.places).files_of
-        return copy_in(self.inbox, drop, entries, self.places.incoming, max_bytes=max_bytes, rows_of=rows_of)
+        return copy_in(
+            self.inbox,
+            drop,
+            entries,
+            self.places.incoming,
+            max_bytes=max_bytes,
+            rows_of=rows_of,
+            is_recipe=is_recipe,
+        )
 
     def record(self, copied: Copied) -> list[Job]:
         """Record a drop and take its sources away, as the reception does."""

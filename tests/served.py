@@ -115,7 +115,7 @@ class Served:
             jobs=self.jobs,
             access=Access(hosts, self.settings.api_token, self.settings.read_token),
             clock=lambda: self.now,
-            recipes=("default", "demo"),
+            recipes=lambda: ("default", "demo"),
             machine=lambda: self.machine,
         )
         self.server = WebServer(make_app(self.site), "127.0.0.1:0", stopping=self.site.stopping)

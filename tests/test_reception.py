@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from appliance.copying import ChangedWhileCopying
 from appliance.drops import find_drops
 from appliance.inbox import Availability, Inbox
 from appliance.intake import record
 from appliance.job import JobState, Outcome, Stage
+from appliance.job_dir import JobDir
 from appliance.reception import HUNG_SECONDS, SURVEYS_ABSENT, Reception
 from appliance.settling import DropState, Rules
 from appliance.sightings import Ending, Entry, Kind, Sighting
@@ -357,3 +359,77 @@ def test_the_note_and_the_folders_are_no_reason_not_to_start(tmp_path: Path):
     box.drop("a.jsonl")
     box.turn_until(lambda: len([j for j in box.appliance.store.recent_jobs() if j.name == "a"]) == 1)
     box.stop()
+
+
+# The library of recipes changes
+
+
+def add_recipe(box: Box, name: str, text: str = "base_model: demo\nseed: 7\n") -> Path:
+    path = box.settings.recipes / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_that_is_added_while_the_appliance_runs_has_its_folder_and_trains_what_is_dropped_there(box: Box):
+    box.turn_until(lambda: box.appliance.reception.last_scan is not None)
+    add_recipe(box, "mine")
+    box.turn_until((box.inbox / "mine").is_dir)
+    assert "     mine" in (box.inbox / "READ ME FIRST.txt").read_text().splitlines()
+    for name in ("a", "b"):
+        (box.inbox / "mine" / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+    assert [box.ended(number).library_recipe for number in (1, 2)] == ["mine", "mine"]
+
+
+def test_a_file_in_a_folder_made_by_hand_goes_with_the_recipe_that_was_there_before_it(box: Box):
+    """Before the appliance has looked at the library again, too."""
+    box.turn_until(lambda: box.appliance.reception.last_scan is not None)
+    add_recipe(box, "mine")
+    (box.inbox / "mine").mkdir(exist_ok=True)
+    (box.inbox / "mine" / "a.jsonl").write_text('{"text": "a"}\n')
+    assert box.ended().library_recipe == "mine"
+
+
+def test_a_folder_that_becomes_that_of_a_recipe_while_it_is_copied_is_no_folder_drop(tmp_path: Path):
+    turner = Turner(tmp_path)
+    turner.door.put("mine/a.jsonl")
+    (drop,) = turner.door.drops()
+    with pytest.raises(ChangedWhileCopying):
+        turner.door.copy(drop, is_recipe=lambda name: name == "mine")
+    assert list(turner.door.places.incoming.iterdir()) == []
+    (turner.door.places.recipes / "mine.yaml").write_text("base_model: demo\n")
+    turner.turn(surveys=3)
+    assert [job.library_recipe for job in turner.jobs()] == ["mine"]
+
+
+def test_a_recipe_that_is_removed_takes_its_empty_folder_with_it_and_leaves_the_jobs_alone(box: Box):
+    path = add_recipe(box, "mine")
+    box.turn_until((box.inbox / "mine").is_dir)
+    (box.inbox / "mine" / "a.jsonl").write_text('{"train": "sleep"}\n')
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    path.unlink()
+    box.turn_until(lambda: not (box.inbox / "mine").exists())
+    assert "mine" not in (box.inbox / "READ ME FIRST.txt").read_text()
+    assert JobDir(box.appliance.places.jobs / "0001-a").library_recipe.read_text() == "base_model: demo\nseed: 7\n"
+
+
+def test_what_is_dropped_for_a_recipe_that_went_is_not_trained_with_another(box: Box):
+    path = add_recipe(box, "mine")
+    box.turn_until((box.inbox / "mine").is_dir)
+    # Ignored, but the folder is not empty.
+    (box.inbox / "mine" / ".DS_Store").touch()
+    path.unlink()
+    box.turn_until(lambda: "mine" not in (box.inbox / "READ ME FIRST.txt").read_text())
+    (box.inbox / "mine" / "a.jsonl").write_text('{"text": "a"}\n')
+    job = box.ended()
+    assert job.state is JobState.REJECTED
+    assert "the library recipe mine.yaml cannot be read" in job.message
+
+
+def test_a_library_that_cannot_be_seen_for_a_while_is_the_one_that_was_seen(box: Box, tmp_path: Path):
+    box.turn_until(lambda: box.appliance.reception.last_scan is not None)
+    box.settings.recipes.rename(tmp_path / "away")
+    seen = box.appliance.reception.last_scan
+    box.turn_until(lambda: box.appliance.reception.last_scan != seen)
+    (tmp_path / "away").rename(box.settings.recipes)
+    assert box.appliance.recipes == ("default",)
+    assert (box.inbox / "default").is_dir()

@@ -24,7 +24,7 @@ class Whole:
             appliance.places.jobs,
             Access(allowed_hosts("127.0.0.1", ()), api_token=API_TOKEN),
             time.time,
-            appliance.recipes,
+            lambda: appliance.recipes,
         )
         self.server = WebServer(make_app(self.site), "127.0.0.1:0", stopping=self.site.stopping)
         self.server.start()

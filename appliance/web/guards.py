@@ -92,8 +92,8 @@ class LoginNeeded(HTTPException):
 
 def check_recipe(site: Site, name: str) -> None:
     """Refuse a name that no recipe of the library has. No name at all is none of them, and is let through."""
-    if name and name not in site.recipes:
-        raise HTTPException(422, f"there is no recipe {printable(name)}; known: {', '.join(site.recipes)}")
+    if name and name not in site.recipes():
+        raise HTTPException(422, f"there is no recipe {printable(name)}; known: {', '.join(site.recipes())}")
 
 
 def wants_page(request: Request) -> bool:

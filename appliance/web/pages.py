@@ -49,7 +49,7 @@ def make_pages(site: Site, histories: Histories, shared: Shared, watchers: Watch
     @pages.get("/inbox")
     async def inbox(request: Request) -> Response:
         folder = str(site.settings.inbox.resolve())
-        return await live_page(request, "inbox", views.inbox, folder=folder, recipes=site.recipes)
+        return await live_page(request, "inbox", views.inbox, folder=folder, recipes=site.recipes())
 
     @pages.get("/system")
     async def system(request: Request) -> Response:

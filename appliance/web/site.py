@@ -22,6 +22,6 @@ class Site:
     jobs: Path
     access: Access
     clock: Callable[[], float]
-    recipes: tuple[str, ...] = ()
+    recipes: Callable[[], tuple[str, ...]] = tuple
     machine: Callable[[], MachineReading] = lambda: NOTHING_READ
     stopping: threading.Event = field(default_factory=threading.Event)

@@ -69,7 +69,7 @@ class Views:
         reading, settings, view = self.site.machine(), self.site.settings, self.site.view()
         about = [
             ("version", version_and_commit()),
-            ("recipes", ", ".join(self.site.recipes)),
+            ("recipes", ", ".join(self.site.recipes())),
             ("models", "" if reading.model_cache_bytes is None else size(reading.model_cache_bytes)),
             ("Hub organisation", settings.hub_org or "none: nothing is pushed"),
             ("last turn", moment(view.time, None)),
@@ -108,7 +108,7 @@ class Views:
             "labels": ACTIONS,
             # The same drop is rejected again, unless a recipe of the library was what is wrong.
             "kinds": {"cancel": "danger", "retry": "quiet" if job.outcome is Outcome.REJECTED else ""},
-            "recipes": () if why_not_with_library(job) else self.site.recipes,
+            "recipes": () if why_not_with_library(job) else self.site.recipes(),
             "memory": memory_bar(self.site.settings),
             **self._rights(acts=acts),
         }
