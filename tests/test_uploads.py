@@ -12,7 +12,7 @@ import pytest
 
 from appliance.job import JobState
 from appliance.web.uploads import MOST_FILES, remove_unfinished
-from tests.served import API_TOKEN, Served, file_part, form_part
+from tests.served import API_TOKEN, Answer, Served, file_part, form_part
 from tests.waiting import until
 from tests.whole import Whole
 
@@ -52,6 +52,38 @@ def test_files_lie_in_the_inbox_under_their_names(site):
 def test_a_recipe_and_a_dry_run_are_folders_of_the_inbox(site, fields, place):
     assert site.client.upload({"a.jsonl": ROWS}, fields, **BEARER).json() == {"dropped": [place]}
     assert names(site.inbox) == [place]
+
+
+def send(site: Served, *parts: tuple[str, str | bytes]) -> Answer:
+    """A form of these parts in this order: fields are text, files are bytes."""
+    body = b"".join(
+        file_part("b", name, value) if isinstance(value, bytes) else form_part("b", name, value)
+        for name, value in parts
+    )
+    kind = "multipart/form-data; boundary=b"
+    return site.client.ask("POST", "/api/v1/drops", body + b"--b--\r\n", Content_Type=kind, **BEARER)
+
+
+def test_fields_that_follow_the_files_hold_for_them_too(site):
+    (site.inbox / "a.jsonl").write_text("somebody else's, and not in the way")
+    answer = send(site, ("a.jsonl", ROWS), ("recipe", "demo"), ("b.jsonl", ROWS), ("check", "1"))
+    assert answer.json() == {"dropped": ["check/demo/a.jsonl", "check/demo/b.jsonl"]}
+    assert names(site.inbox) == ["a.jsonl", "check/demo/a.jsonl", "check/demo/b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([("a.jsonl", ROWS), ("recipe", "unknown")], 422),
+        ([("a.jsonl", ROWS), ("recipes", "demo")], 400),
+        ([("recipe", "demo"), ("a.jsonl", ROWS), ("recipe", "default"), ("b.jsonl", ROWS)], 400),
+        ([("a.jsonl", ROWS), ("a.jsonl", ROWS)], 409),
+    ],
+)
+def test_a_form_of_which_something_would_be_passed_over_is_refused_whole(site, parts, status):
+    answer = send(site, *parts)
+    assert (answer.status, names(site.inbox)) == (status, [])
+    assert answer.json()["detail"]
 
 
 @pytest.mark.parametrize("sent", ["C:\\Users\\me\\a.jsonl", "folder/a.jsonl", "../../a.jsonl", "/etc/a.jsonl"])

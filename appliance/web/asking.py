@@ -24,8 +24,8 @@ UPLOAD_BODY: Final = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "recipe": {"type": "string", "description": "The name of a library recipe. Before the files."},
-                        "check": {"type": "string", "description": "Anything: a dry run. Before the files."},
+                        "recipe": {"type": "string", "description": "The name of a library recipe."},
+                        "check": {"type": "string", "description": "Anything: a dry run."},
                         "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
                     },
                 }
