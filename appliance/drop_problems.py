@@ -29,6 +29,16 @@ def not_a_dataset(path: str) -> Problem:
     return Problem(fault.code, fault.message, fault.reason, printable(name), found=fault.found, expected=fault.expected)
 
 
+def full_button(path: str) -> Problem:
+    """A file that is called like a button and holds something."""
+    name = printable(PurePosixPath(path).name)
+    message = (
+        "a file of this name is a button, and buttons are empty; this one has content, so nothing was done."
+        " To press it, make an empty file of that name; if it holds rows, give it another name."
+    )
+    return Problem("button_with_content", message, Reason.OTHER, name, found="content", expected="an empty file")
+
+
 def ambiguous(datasets: Iterable[tuple[str, Role]], partners: Iterable[tuple[str, Role]]) -> Problem:
     """Datasets of one name, and something that could belong to any of them."""
     names = [printable(PurePosixPath(path).name) for path, _ in datasets]

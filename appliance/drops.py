@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-from appliance.drop_problems import ambiguous, not_a_dataset, odd_in_folder, too_many, unsafe_file
+from appliance.drop_problems import ambiguous, full_button, not_a_dataset, odd_in_folder, too_many, unsafe_file
 from appliance.errors import Problem
 from appliance.job import Role
 from appliance.names import CHECK_FOLDER, parse_number, role_of
@@ -135,7 +135,8 @@ def _drops_of_group(view: View, area: Area, stem: str, members: Files) -> Iterat
     strangers = [member for member in members if member[1] is Role.OTHER]
     partners = [member for member in members if member[1] not in (Role.DATASET, Role.OTHER)]
     for stranger in strangers:
-        yield judge(view, area, stem, [stranger], problems=(not_a_dataset(stranger[0]),))
+        problem = full_button(stranger[0]) if is_button(stranger[0]) else not_a_dataset(stranger[0])
+        yield judge(view, area, stem, [stranger], problems=(problem,))
     recipes = [member for member in partners if member[1] is Role.RECIPE]
     if len(datasets) > 1:
         yield from _several_datasets(view, area, stem, datasets, partners)

@@ -23,6 +23,9 @@ from appliance.store import DropKey
 MOST_ENDS = 500
 MOST_RECIPES = 100
 MOST_UNFINISHED = 100
+# A button is an empty file; some programs cannot make one, and put a line end or a byte-order mark into it.
+BLANK_BYTES = 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ class Surveyor:
         returned = tuple(old.key for old in found if old.key.kept and self._is_takeable(old))
         leftovers = tuple(old for old in found if old.key not in returned)
         passed_over = {old.path for old in leftovers}
-        buttons = {path: seen for path, seen in self._sightings.items() if "/" not in path and is_button(path)}
+        buttons = {
+            path: seen for path, seen in self._sightings.items() if is_button(path) and self._is_blank(path, seen)
+        }
         sightings = {
             path: seen for path, seen in self._sightings.items() if path not in passed_over and path not in buttons
         }
@@ -125,7 +130,8 @@ class Surveyor:
             self._look_at_recipes(sightings),
             self._held(sightings),
             frozenset(path for path in _recipes(sightings) if (path, sightings[path].entry) not in self._wanted),
-            buttons={path: seen for path, seen in buttons.items() if seen.entry.kind is Kind.FILE},
+            # Whoever makes a file writes into it a moment later.
+            buttons={path: seen for path, seen in buttons.items() if now - seen.since >= self._rules.quiet_seconds},
             leftovers=leftovers,
             returned=returned,
             absent=tuple(key for key in taken if key not in there),
@@ -134,6 +140,15 @@ class Surveyor:
         )
         survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
         return survey
+
+    def _is_blank(self, path: str, seen: Sighting) -> bool:
+        """Whether a file has nothing in it that anybody could miss."""
+        if seen.entry.kind is not Kind.FILE or seen.entry.size > BLANK_BYTES:
+            return False
+        if seen.entry.size == 0:
+            return True
+        text = self._inbox.read_small(path)
+        return text is not None and not text.removeprefix(BYTE_ORDER_MARK).strip()
 
     def _is_takeable(self, old: Leftover) -> bool:
         """Whether a file that was left in the inbox can be taken now: it became readable, or the limit was raised."""

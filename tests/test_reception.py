@@ -433,3 +433,41 @@ def test_a_library_that_cannot_be_seen_for_a_while_is_the_one_that_was_seen(box:
     (tmp_path / "away").rename(box.settings.recipes)
     assert box.appliance.recipes == ("default",)
     assert (box.inbox / "default").is_dir()
+
+
+# Buttons
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n", b"  ", b"\xef\xbb\xbf"])
+def test_a_button_may_hold_what_programs_put_into_empty_files(box: Box, content: bytes):
+    (box.inbox / "queue.pause").write_bytes(content)
+    box.turn_until(lambda: not (box.inbox / "queue.pause").exists())
+    assert box.appliance.view.paused
+    assert box.job(1) is None
+
+
+@pytest.mark.parametrize("name", ["0999-notes.cancel.txt", "0003.retry", "queue.pause"])
+def test_a_file_with_content_is_no_button_and_comes_back(box: Box, name: str):
+    (box.inbox / name).write_text("foo\n")
+    job = box.ended()
+    assert (job.outcome, box.appliance.view.paused) == (Outcome.REJECTED, False)
+    assert "buttons are empty" in job.message
+    assert (box.outbox / f"{job.id}.rejected" / "dropped" / name).read_text() == "foo\n"
+
+
+def test_a_button_that_is_still_being_written_does_not_act(tmp_path: Path):
+    path = tmp_path / "queue.pause"
+    path.touch()
+    surveyor = Surveyor(Inbox(tmp_path, "x"), Rules(quiet_seconds=5, pair_seconds=10))
+    assert surveyor.look(100.0, []).buttons == {}
+    path.write_text("notes")
+    written = surveyor.look(106.0, [])
+    assert (list(written.buttons), list(written.sightings)) == ([], ["queue.pause"])
+    path.write_text("")
+    assert [surveyor.look(time, []).buttons.keys() for time in (107.0, 120.0)] == [set(), {"queue.pause"}]
+
+
+def test_a_link_that_is_called_like_a_button_is_rejected_like_any_link(box: Box):
+    (box.inbox / "queue.pause").symlink_to("elsewhere")
+    assert box.ended().outcome is Outcome.REJECTED
+    assert not box.appliance.view.paused
