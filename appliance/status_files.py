@@ -14,7 +14,7 @@ from appliance.names import printable
 from appliance.progress import how_far
 from appliance.running import Running
 from appliance.settings import Settings
-from appliance.settling import Drop
+from appliance.settling import Drop, DropState
 from appliance.store import Store
 from appliance.texts.board import Board, InboxRow, QueuedRow, ResultRow, RunningRow, status_html, status_markdown
 from appliance.view import View
@@ -162,8 +162,9 @@ def _verified(job_dir: JobDir) -> Mapping[str, float | None]:
 
 
 def inbox_rows(view: View) -> tuple[InboxRow, ...]:
-    """What lies in the inbox, as the board shows it."""
-    return tuple(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN])
+    """What lies in the inbox, or lay there a moment ago and was no use, as the board shows it."""
+    notes = [InboxRow(printable(name), DropState.SETTLING, said) for name, said in view.notes]
+    return (*notes, *(_inbox_row(drop) for drop in view.drops[:INBOX_SHOWN]))
 
 
 def _inbox_row(drop: Drop) -> InboxRow:

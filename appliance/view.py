@@ -27,6 +27,8 @@ class View:
     last_scan: float | None
     paused: bool
     trouble: str | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    """Names in the inbox that are no drops, each with what is to be said of it."""
     guard_turn: float = 0.0
     """When the memory guard last looked."""
 

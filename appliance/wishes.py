@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from dataclasses import replace
+from typing import Final
 
 from appliance.actions import why_not
 from appliance.crew import Crew
@@ -15,12 +16,17 @@ from appliance.store import Request, Store
 
 logger = logging.getLogger(__name__)
 
+# How many buttons that did nothing are shown, and for how long: whoever pressed one looks within minutes.
+SHOWN: Final = 5
+SHOWN_SECONDS: Final = 3600.0
+
 
 class Wishes:
     """Does what was asked for. Asking twice, or too late, changes nothing."""
 
     def __init__(self, store: Store, pipeline: Pipeline, crew: Crew, pushes: Pushes) -> None:
         self._store, self._pipeline, self._crew, self._pushes = store, pipeline, crew, pushes
+        self._refused: dict[str, tuple[float, str]] = {}
 
     def act_on_all(self, now: float, wall: float) -> None:
         """Do what was asked for since the last turn, each thing once."""
@@ -40,14 +46,21 @@ class Wishes:
                 self._store.drop_request(request.id)
 
     def press(self, action: str, target: str, now: float, wall: float) -> None:
-        """Do what a button file in the inbox asks for; what makes no sense is logged: nobody waits for an answer."""
+        """Do what a button file in the inbox asks for; what makes no sense is logged and shown for a while."""
         if target.isdigit():
             job = self._store.job(int(target))
             reason = f"there is no job {int(target)}" if job is None else why_not(job, action, hub=False)
             if reason is not None:
                 logger.warning("the button %s.%s does nothing: %s", target, action, reason)
+                self._refused[f"{target}.{action}"] = wall, f"this button did nothing, and is gone: {reason}"
                 return
         self.act(Request(0, action, target, {}), now, wall)
+
+    def refused(self, wall: float) -> tuple[tuple[str, str], ...]:
+        """The buttons of the last hour that did nothing, the newest first, each with what is said of it."""
+        lately = {name: said for name, said in self._refused.items() if abs(wall - said[0]) < SHOWN_SECONDS}
+        self._refused = dict(sorted(lately.items(), key=lambda item: item[1][0], reverse=True)[:SHOWN])
+        return tuple((name, said) for name, (_, said) in self._refused.items())
 
     def act(self, request: Request, now: float, wall: float) -> None:
         """Do one thing that a person asked for."""

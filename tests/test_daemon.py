@@ -179,6 +179,13 @@ def test_a_button_that_makes_no_sense_does_nothing_and_is_logged(box: Box, caplo
     assert says in caplog.text
     assert box.appliance.store.requests() == []
     assert box.job(2) is None
+    board = box.outbox / "STATUS.md"
+    box.shift += 10.0
+    box.turn_until(lambda: f"`{button}`: this button did nothing, and is gone: " in board.read_text())
+    assert says in board.read_text()
+    # Nobody is looking for it any more.
+    box.shift += 3600.0
+    box.turn_until(lambda: button not in board.read_text())
 
 
 @pytest.mark.parametrize("stage", [Stage.CHECK, Stage.TRAIN])
