@@ -68,6 +68,36 @@ def test_warmup_is_the_recipes_share_but_at_least_five_steps(keys, steps):
     assert make_plan(recipe(**keys), LLAMA_8B, facts(100), SPARK).warmup_steps == steps
 
 
+@pytest.mark.parametrize("steps", range(1, 30))
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"warmup_ratio": 0.1}, {"warmup_ratio": 1.0}, {"warmup_steps": 1}, {"warmup_steps": 7}, {"warmup_steps": 500}],
+)
+def test_every_training_has_a_step_at_the_full_learning_rate(keys, steps):
+    plan = make_plan(recipe(max_steps=steps, **keys), LLAMA_8B, facts(100), SPARK)
+    assert 0 <= plan.warmup_steps < steps
+
+
+@pytest.mark.parametrize(
+    ("keys", "noted"),
+    [
+        (
+            {"max_steps": 3, "warmup_steps": 500},
+            "warmup_steps: 500 leaves no step of 3 at the full learning rate; warmup_steps: 1 is used instead",
+        ),
+        (
+            {"max_steps": 20, "warmup_ratio": 1.0},
+            "warmup_ratio: 1.0 leaves no step of 20 at the full learning rate; warmup_steps: 10 is used instead",
+        ),
+        ({"max_steps": 3, "warmup_steps": 2}, None),
+        ({"max_steps": 1}, None),
+    ],
+)
+def test_a_warmup_that_would_take_the_whole_training_is_cut_and_said_to_be(keys, noted):
+    notes = make_plan(recipe(**keys), LLAMA_8B, facts(100), SPARK).notes
+    assert [note for note in notes if note.startswith("warmup")] == ([noted] if noted else [])
+
+
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused_with_the_nearest_that_does():
     with pytest.raises(InputError) as caught:
         make_plan(recipe(effective_batch_size=10, per_device_train_batch_size=4), LLAMA_8B, facts(100), SPARK)

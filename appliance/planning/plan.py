@@ -131,7 +131,11 @@ def make_plan(recipe: Recipe, shape: ModelShape, data: DataFacts | None, machine
         is_measured=split.is_measured,
         alternatives=tuple(splits),
         forecast=split.forecast,
-        notes=(*_notes(recipe, shape, machine, split), *_patience_notes(recipe, epochs)),
+        notes=(
+            *_notes(recipe, shape, machine, split),
+            *_warmup_notes(recipe, steps),
+            *_patience_notes(recipe, epochs),
+        ),
     )
 
 
@@ -161,13 +165,22 @@ def _total_steps(recipe: Recipe, data: DataFacts | None, effective: int, epochs:
 
 
 def _warmup_steps(recipe: Recipe, steps: int) -> int:
+    """What the recipe asks for, where that leaves a step at the full learning rate; else half of the run.
+
+    The first step of a warm-up has a learning rate of zero: a run of one step has none.
+    """
+    wanted = _wanted_warmup_steps(recipe, steps)
+    return wanted if wanted < steps else steps // 2
+
+
+def _wanted_warmup_steps(recipe: Recipe, steps: int) -> int:
     """The recipe's number, or its share of the steps: at least five, but never more than half of a short run."""
     if recipe.warmup_steps is not None:
         return recipe.warmup_steps
     if not recipe.warmup_ratio:
         return 0
     share = max(FEWEST_WARMUP_STEPS, ceil(recipe.warmup_ratio * steps))
-    return min(share, max(1, steps // 2)) if steps < 2 * FEWEST_WARMUP_STEPS else share
+    return min(share, steps // 2) if steps < 2 * FEWEST_WARMUP_STEPS else share
 
 
 def _seconds(
@@ -217,6 +230,16 @@ def _notes(recipe: Recipe, shape: ModelShape, machine: Machine, split: Split) ->
         yield f"{recipe.optim} needs a GPU; {stand_in} takes its place"
     elif recipe.optim.startswith("paged") and machine.unified:
         yield f"{recipe.optim} pages between two memories; a machine with unified memory has only one"
+
+
+def _warmup_notes(recipe: Recipe, steps: int | None) -> Iterator[str]:
+    if steps is None or (used := _warmup_steps(recipe, steps)) == _wanted_warmup_steps(recipe, steps):
+        return
+    key = "warmup_ratio" if recipe.warmup_steps is None else "warmup_steps"
+    yield (
+        f"{key}: {getattr(recipe, key)} leaves no step of {steps:,} at the full learning rate; "
+        f"warmup_steps: {used} is used instead"
+    )
 
 
 def _patience_notes(recipe: Recipe, epochs: float | None) -> Iterator[str]:
