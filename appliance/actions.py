@@ -19,13 +19,15 @@ def why_not(job: Job, action: str, *, hub: bool) -> str | None:
             return f"job {job.id} has ended already: {job.state}"
         case "cancel" if job.cancel_requested:
             return f"job {job.id} is being stopped already"
+        case "cancel" if job.outcome is not None:
+            return f"it is too late to cancel job {job.id}: how it ends is settled ({job.outcome}), and being published"
         case "retry" if job.state not in ENDED:
             return f"job {job.id} has not ended yet"
         case "retry" if job.state is JobState.SUCCEEDED:
             return f"job {job.id} has succeeded; drop its dataset again for another training"
         case "approve" if job.state in ENDED or job.waiting is not Waiting.APPROVAL:
             return f"job {job.id} does not wait for approval"
-        case "push" if job.outcome is not Outcome.SUCCEEDED:
+        case "push" if job.state not in ENDED or job.outcome is not Outcome.SUCCEEDED:
             return f"job {job.id} has no finished adapter to push"
         case "push" if not hub:
             return "no organisation is set to push to; set APPLIANCE_HUB_ORG"

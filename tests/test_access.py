@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from appliance.actions import offered, why_not
-from appliance.job import Job, JobState, Outcome, Push, Waiting
+from appliance.job import Job, JobState, Outcome, Push, Stage, Waiting
 from appliance.web.access import SESSION_SECONDS, Access, Caller, allowed_hosts, is_loopback, safe_next
 
 NOW = 1_790_000_000.0
@@ -132,6 +132,8 @@ DONE = replace(JOB, state=JobState.SUCCEEDED, outcome=Outcome.SUCCEEDED)
         (JOB, ("cancel",)),
         (replace(JOB, state=JobState.RUNNING), ("cancel",)),
         (replace(JOB, cancel_requested=True), ()),
+        (replace(JOB, outcome=Outcome.SUCCEEDED), ()),
+        (replace(JOB, state=JobState.RUNNING, stage=Stage.PUBLISH, outcome=Outcome.FAILED), ()),
         (replace(JOB, waiting=Waiting.APPROVAL), ("cancel", "approve")),
         (replace(JOB, state=JobState.FAILED, outcome=Outcome.FAILED), ("retry",)),
         (replace(JOB, state=JobState.REJECTED, outcome=Outcome.REJECTED), ("retry",)),

@@ -14,7 +14,7 @@ import pytest
 from appliance import __version__, files
 from appliance.commands.submit import SubmitError, submit
 from appliance.files import rename_new
-from appliance.job import Job, JobState, Outcome, Waiting, move
+from appliance.job import Job, JobState, Outcome, Stage, Waiting, move
 from appliance.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -205,6 +205,14 @@ def test_cancel_of_a_job_that_has_ended_comes_too_late(shell: Shell):
     shell.database(a_job(JobState.SUCCEEDED)).save(a_job(JobState.SUCCEEDED))
     done = shell.type("cancel", "7")
     assert (done.returncode, "ended already" in done.stderr) == (2, True)
+
+
+def test_a_job_that_is_being_published_is_not_promised_to_stop(shell: Shell):
+    publishing = move(a_job(), JobState.RUNNING, stage=Stage.PUBLISH, outcome=Outcome.SUCCEEDED)
+    store = shell.database(publishing)
+    done = shell.type("cancel", "7")
+    assert (done.returncode, done.stdout, store.requests()) == (2, "", [])
+    assert "too late to cancel job 0007-support: how it ends is settled (succeeded), and being published" in done.stderr
 
 
 def test_submit_puts_whole_files_into_the_inbox(shell: Shell):
