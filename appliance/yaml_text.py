@@ -13,6 +13,12 @@ _CONTROL: Final = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 def decode(data: bytes, *, name: str) -> tuple[str, Problem | None]:
     """The text of a recipe, or the one problem that keeps anyone from reading it."""
+    if _looks_like_rows(data):
+        message = (
+            "this looks like a dataset (a JSON object on each line), not a recipe; a recipe is lines such as"
+            " base_model: demo"
+        )
+        return "", Problem("not_a_recipe", message, Reason.RECIPE_SYNTAX, name, 1)
     if len(data) > LARGEST:
         message = "the recipe is larger than 64 KiB; keep the settings, and put the data into a file beside it"
         return "", Problem("recipe_too_large", message, Reason.TOO_LARGE, file=name)
@@ -31,6 +37,12 @@ def decode(data: bytes, *, name: str) -> tuple[str, Problem | None]:
         line = text.count("\n", 0, found.start()) + 1
         return "", Problem("control_character", message, Reason.RECIPE_SYNTAX, name, line)
     return text, None
+
+
+def _looks_like_rows(data: bytes) -> bool:
+    """Whether the first two lines are objects of their own, which no recipe has."""
+    head = data[: LARGEST + 1].removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 2)[:2]
+    return len(head) == 2 and head[0].rstrip().endswith(b"}") and all(line.startswith(b"{") for line in head)
 
 
 def _line(data: bytes, offset: int) -> int:
@@ -70,6 +82,8 @@ _MEANINGS: Final = (
     ("expected ',' or", "the bracket opened here is never closed, or a comma is missing; add it"),
     ("expected <block end>", "this line is not indented like those above it; indent it as they are"),
     ("expected the node content", "a value is missing"),
+    ("expected '<document start>'", "this line does not belong to what stands above it; a recipe is lines such as"
+     " base_model: demo"),
 )  # fmt: skip
 
 

@@ -185,7 +185,7 @@ class _Builder:
         path = self._newest = self._attach(event, value, line, written)
         self._refuse_specials(event, line, path)
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
-            self._open.append(_Frame(value, path))
+            self._open.append(_Frame(value, self._inside(path)))
             if len(self._open) > DEEPEST:
                 self.refuse(
                     "too_deep",
@@ -222,6 +222,11 @@ class _Builder:
         frame.key = None
         return path
 
+    def _inside(self, path: Path) -> Path:
+        """Where the keys below the value just put at `path` stand; each item of a list is a place of its own."""
+        above = self._open[-1].value if self._open else None
+        return (*path, f"[{len(above)}]") if isinstance(above, list) else path
+
     def _take_key(self, frame: _Frame, event: NodeEvent, line: int) -> None:
         frame.key, frame.key_line = event.value if isinstance(event, ScalarEvent) else "?", line
         path = (*frame.path, frame.key)
@@ -229,12 +234,12 @@ class _Builder:
             self.refuse("complex_key", "this key is not a word; a recipe is lines such as base_model: demo", line)
             self.tree.spoilt.add(path)
         elif first := self.tree.places.get(path):
-            key = ".".join(path)
+            key = _dotted(path)
             self.refuse("duplicate_key", f"{key} is set twice, here and on line {first.line}; keep one", line, key=key)
 
     def _refuse_specials(self, event: NodeEvent, line: int, path: Path) -> None:
         """Anchors, aliases and tags: the parts of YAML that make bombs and run code."""
-        key = ".".join(path) or None
+        key = _dotted(path) or None
         if isinstance(event, AliasEvent):
             self.refuse("yaml_alias", f"*{event.anchor} is a YAML alias; write the value out", line, key=key)
         elif event.anchor is not None:
@@ -245,6 +250,11 @@ class _Builder:
             self.refuse("yaml_tag", f"{shown} is a YAML tag; remove it and write a plain value", line, key=key)
         if tag is not None or isinstance(event, AliasEvent):
             self.tree.spoilt.add(path)
+
+
+def _dotted(path: Path) -> str:
+    """A path as it is written in prose: `lora.r`, `sample_prompts[2].role`, counted from one."""
+    return ".".join(path).replace(".[", "[")
 
 
 def _value(event: NodeEvent) -> tuple[Any, str]:

@@ -50,6 +50,16 @@ def test_every_shipped_recipe_plans_on_128_gb_with_the_reserve_kept(capsys, reci
         assert longest.total_bytes <= 116 * GB
 
 
+def test_a_dataset_in_the_place_of_the_recipe_is_said_to_be_one(tmp_path):
+    rows = tmp_path / "data.jsonl"
+    rows.write_text('{"text": "a"}\n' * 20_000)
+    with pytest.raises(InputError) as caught:
+        plan(rows, None, "128GB", as_json=False)
+    assert [str(problem)[:50] for problem in caught.value.problems] == [
+        "data.jsonl:1: this looks like a dataset (a JSON ob"
+    ]
+
+
 def test_a_recipe_of_the_library_is_planned_by_its_name(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("APPLIANCE_RECIPES", str(Path("recipes").resolve()))
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,9 @@ BAD = {
     "duplicate key": Bad(BASE + "seed: 1\nseed: 2\n", "duplicate_key", 3, "here and on line 2"),
     "duplicate key in a group": Bad(BASE + "lora:\n  r: 1\n  r: 2\n", "duplicate_key", 4, "lora.r is set twice"),
     "duplicate key in a flow map": Bad(BASE + "lora: {r: 1, r: 2}\n", "duplicate_key", 2, "lora.r is set twice"),
+    "rows": Bad('{"text": "a"}\n{"text": "b"}\n', "not_a_recipe", 1, "looks like a dataset"),
+    "many rows": Bad("\ufeff" + '{"text": "a"}\r\n' * 9_000, "not_a_recipe", 1, "looks like a dataset"),
+    "more behind the end": Bad("{base_model: demo}\nseed: 1\n", "yaml_syntax", 2, "a recipe is lines such as"),
     "tab": Bad(BASE + "lora:\n\tr: 8\n", "tab", 3, "YAML wants spaces"),
     "tab behind a colon": Bad(BASE + "seed:\t8\n", "yaml_syntax", 2, "use spaces"),
     "unclosed quote": Bad(BASE + 'license: "mit\n', "yaml_syntax", 2, "never closed"),
@@ -140,6 +143,16 @@ def test_bad_recipes(bad):
     assert bad.says in first.message
     # One mistake, one complaint: except where hostile nesting or several anchors are many.
     assert {problem.code for problem in problems} <= {bad.code, "not_a_map", "yaml_alias", "unknown_key"}
+
+
+def test_the_same_key_in_two_items_of_a_list_is_not_set_twice():
+    problems = problems_of(BASE + "sample_prompts: [{role: user, content: a}, {role: user, content: b}]\n")
+    assert [problem.code for problem in problems] == ["bad_value"]
+
+
+def test_a_key_set_twice_in_an_item_of_a_list_is_named_with_the_item():
+    problems = problems_of(BASE + "sample_prompts:\n- {role: a}\n- role: b\n  role: c\n")
+    assert problems[-1].message == "sample_prompts[2].role is set twice, here and on line 4; keep one"
 
 
 def test_behind_a_syntax_error_reading_goes_on():
