@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_type_hints
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
+from appliance.errors import Problem, Reason
 from appliance.job import Priority
 
 # Two ways to say the same thing: naming one takes the other's default away, naming both is a mistake.
@@ -47,6 +48,7 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 Auto = Literal["auto"]
 Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+BatchSize = Annotated[Integer, Field(ge=1)]
 ModelName = Annotated[str, Field(max_length=200), _fullmatch(rf"{_WORD}(/{_WORD})?")]
 Revision = Annotated[str, Field(max_length=200), _fullmatch(rf"{_WORD}(/{_WORD})*")]
 DatasetName = Annotated[str, AfterValidator(_check_dataset)]
@@ -231,6 +233,22 @@ def resolve(own: Mapping[str, Any], library: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(value, Mapping) and isinstance(below, Mapping)
         merged[key] = {**below, **value} if nested else value  # type: ignore[dict-item]
     return merged
+
+
+def uneven_batch(effective: int, micro_batch: int) -> Problem | None:
+    """What is wrong with an effective batch that cannot be cut into whole micro-batches; None when it can."""
+    if effective % micro_batch == 0:
+        return None
+    nearest = micro_batch * max(1, round(effective / micro_batch))
+    return Problem(
+        code="batch_not_divisible",
+        message=f"effective_batch_size is {effective}, which is not a multiple of per_device_train_batch_size "
+        f"{micro_batch}; {nearest} would be",
+        reason=Reason.RECIPE_SCHEMA,
+        key="effective_batch_size",
+        found=str(effective),
+        expected=str(nearest),
+    )
 
 
 def _expectations() -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from appliance.errors import InputError, Problem, Reason
 from appliance.foreign_names import explain_unknown
 from appliance.job import Priority
-from appliance.recipe import EXPECTED, RIVALS, DatasetName, ModelName, Recipe, Sha256, resolve
+from appliance.recipe import EXPECTED, RIVALS, BatchSize, DatasetName, ModelName, Recipe, Sha256, resolve, uneven_batch
 from appliance.texts.wording import clip, visible
 from appliance.yaml_tree import LONGEST_VALUE, Path, Place, Tree, read_tree
 
@@ -74,6 +74,9 @@ _PEEKED: Final[Mapping[str, TypeAdapter[Any]]] = {
 }
 
 
+_BATCH_SIZE: Final = TypeAdapter(BatchSize)
+
+
 def _usable(value: object, adapter: TypeAdapter[Any]) -> Any:  # noqa: ANN401
     try:
         return adapter.validate_python(value)
@@ -96,7 +99,7 @@ def _validate(tree: Tree) -> tuple[Recipe | None, list[Problem]]:
     """The recipe if the values make one, and whatever keeps them from it."""
     rivals = list(_rivals(tree))
     too_many = {problem.key for problem in rivals}
-    problems = [*rivals, *_not_yet(tree)]
+    problems = [*rivals, *_not_yet(tree), *_batch(tree)]
     try:
         recipe = Recipe.model_validate({key: value for key, value in tree.values.items() if key not in too_many})
     except ValidationError as error:
@@ -118,6 +121,16 @@ def _not_yet(tree: Tree) -> Iterator[Problem]:
     if method in ("dpo", "orpo", "kto"):
         message = f"method is {method}, not yet: preference training comes with a later release; use method: sft"
         yield tree.problem(("method",), "not_yet", message, _SCHEMA, expected="sft")
+
+
+def _batch(tree: Tree) -> Iterator[Problem]:
+    """An effective batch that the micro-batch does not divide, at the line that this recipe wrote of the two."""
+    keys = ("effective_batch_size", "per_device_train_batch_size")
+    effective, micro_batch = (_usable(tree.values.get(key), _BATCH_SIZE) for key in keys)
+    if effective and micro_batch and (problem := uneven_batch(effective, micro_batch)):
+        places = [tree.places[key,] for key in keys]
+        place = next((place for place in places if place.file == tree.name), places[0])
+        yield replace(problem, file=place.file, line=place.line)
 
 
 def _explain_all(errors: list[ErrorDetails], tree: Tree) -> Iterator[Problem]:

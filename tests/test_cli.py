@@ -84,6 +84,8 @@ def test_a_sound_dataset_and_recipe_are_said_to_be_sound(shell: Shell):
     done = shell.type("check", shell.write("a.jsonl", ROW), shell.write("a.yaml", "base_model: demo\n"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 row" in done.stdout
+    assert "Not looked at: what the base model and this machine allow." in done.stdout
+    assert "Not looked at" not in shell.type("check", "a.jsonl").stdout
 
 
 def test_every_problem_is_listed_with_its_line_and_the_exit_code_is_two(shell: Shell):

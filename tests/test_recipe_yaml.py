@@ -129,6 +129,15 @@ BAD = {
     # what excludes each other, and what comes later
     "epochs and steps": Bad(BASE + "num_train_epochs: 1\nmax_steps: 9\n", "exclusive_keys", 3, "keep one of them"),
     "two warm-ups": Bad(BASE + "warmup_steps: 1\nwarmup_ratio: 0.1\n", "exclusive_keys", 3, "keep one of them"),
+    "uneven batch": Bad(
+        BASE + "per_device_train_batch_size: 64\neffective_batch_size: '8'\n", "batch_not_divisible", 3, "64 would be"
+    ),
+    "uneven batch and more": Bad(
+        "effective_batch_size: 10\nper_device_train_batch_size: 4\n" + BASE + "lr: 1\n",
+        "batch_not_divisible",
+        1,
+        "effective_batch_size is 10, which is not a multiple of per_device_train_batch_size 4",
+    ),
     "DPO": Bad(BASE + "method: dpo\n", "not_yet", 2, "preference training comes with a later release; use method: sft"),
 }
 
@@ -237,6 +246,12 @@ def test_a_mistake_in_the_library_recipe_is_named_there():
         ("support.yaml", 1, "lr"),
         ("llama.yaml", 6, "seed"),
     ]
+
+
+def test_a_batch_that_does_not_go_with_the_library_recipes_is_named_where_the_recipe_sets_it():
+    library = ("llama.yaml", LIBRARY[1] + b"effective_batch_size: 8\n")
+    (problem,) = problems_of("seed: 1\nper_device_train_batch_size: 3\n", library=library)
+    assert str(problem).startswith("support.yaml:2: effective_batch_size is 8, which is not a multiple")
 
 
 def test_a_mistake_of_the_library_recipe_can_be_mended_by_the_recipe_over_it():

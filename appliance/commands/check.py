@@ -111,3 +111,5 @@ def _print(checked: Checked) -> None:
         console.print(f"recipe: {escape(checked.recipe.base_model)}")
     if not checked.problems:
         console.print(sentence("nothing is wrong with it"))
+        if checked.recipe:
+            console.print("Not looked at: what the base model and this machine allow. `appliance plan` says that.")

@@ -9,7 +9,7 @@ from appliance.planning.machine import Machine, MachineKind
 from appliance.planning.memory_bill import Load
 from appliance.planning.model_shape import ModelShape, Tier
 from appliance.planning.splits import Rows, checkpointing_modes, make_split
-from appliance.recipe import Recipe
+from appliance.recipe import Recipe, uneven_batch
 
 LONGEST_SEQUENCE: Final = 8192
 SEQUENCE_MULTIPLE: Final = 64
@@ -47,8 +47,8 @@ def effective_batch_size(recipe: Recipe, rows: int | None) -> int:
     if recipe.effective_batch_size == "auto":
         wanted = 8 if rows is not None and rows < 1000 else 16
         return wanted if micro_batch == "auto" else ceil(wanted / micro_batch) * micro_batch
-    if micro_batch != "auto" and recipe.effective_batch_size % micro_batch:
-        raise InputError([_not_a_multiple(recipe.effective_batch_size, micro_batch)])
+    if micro_batch != "auto" and (problem := uneven_batch(recipe.effective_batch_size, micro_batch)):
+        raise InputError([problem])
     return recipe.effective_batch_size
 
 
@@ -69,19 +69,6 @@ def optimizer(recipe: Recipe, kind: MachineKind) -> str:
     """The recipe's optimizer; those that need a GPU have a stand-in on a CPU."""
     needs_gpu = recipe.optim.startswith("paged") or recipe.optim.endswith("8bit")
     return CPU_OPTIMIZER if kind == "cpu" and needs_gpu else recipe.optim
-
-
-def _not_a_multiple(wanted: int, micro_batch: int) -> Problem:
-    nearest = micro_batch * max(1, round(wanted / micro_batch))
-    return Problem(
-        code="batch_not_divisible",
-        message=f"effective_batch_size is {wanted}, which is not a multiple of per_device_train_batch_size "
-        f"{micro_batch}; {nearest} would be",
-        reason=Reason.RECIPE_SCHEMA,
-        key="effective_batch_size",
-        found=str(wanted),
-        expected=str(nearest),
-    )
 
 
 def _not_trained(recipe: Recipe, shape: ModelShape) -> Problem:
