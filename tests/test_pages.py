@@ -274,6 +274,21 @@ def test_hostile_text_is_text_on_every_page(site):
         assert "\u202e" not in page.text
 
 
+@pytest.mark.parametrize(("row", "held_out", "said"), [(1, 0, True), (1, 20, False), (None, 0, False)])
+def test_samples_of_rows_that_it_was_trained_on_are_said_to_be_such(site, row, held_out, said):
+    verify = site.jobs / JOB.id / "verify"
+    verify.mkdir()
+    sample = {
+        "row": row,
+        "messages": [{"role": "user", "content": "Where is it?"}],
+        "base": "Dear",
+        "tuned": "On its way",
+    }
+    (verify / "samples.jsonl").write_text(json.dumps(sample))
+    (verify / "result.json").write_text(json.dumps({"verdict": "unproven", "held_out_rows": held_out}))
+    assert ("No rows were held out" in read_page(site.client.get("/jobs/7").text).text) is said
+
+
 def test_who_reads_sees_no_form_and_is_told_how_to_act(site):
     html = site.client.get("/jobs/7").text
     assert "/api/v1/jobs/7/cancel" not in html

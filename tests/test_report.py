@@ -93,6 +93,16 @@ def test_samples_stand_side_by_side():
     assert "Held-out row 40" in text
 
 
+def test_samples_of_rows_that_it_was_trained_on_are_said_to_be_such():
+    without = LABELS | {"rows_held_out": 0}
+    text = text_of(finished_report(labels=without))
+    assert "No rows were held out: these are from the rows it was trained on, so it may know them by heart." in text
+    assert "Row 40" in text
+    assert "Held-out row" not in text
+    own = text_of(finished_report(labels=without, samples=[SAMPLE | {"row": None}]))
+    assert "by heart" not in own + text_of(finished_report())
+
+
 def test_an_answer_that_was_cut_off_is_not_said_to_go_on_for_ever():
     text = text_of(finished_report(samples=[SAMPLE | {"tuned_stopped": None}]))
     assert "Tuned On its way! It was cut off here." in text

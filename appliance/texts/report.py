@@ -14,6 +14,7 @@ from appliance.texts.histogram import row_lengths
 from appliance.texts.pages import render
 from appliance.texts.usage import DEMO, base_model_commit, base_model_id, load_with_peft, serve_with_vllm
 from appliance.texts.wording import (
+    NOT_HELD_OUT,
     VERDICTS,
     clip,
     duration,
@@ -128,6 +129,7 @@ def render_report(report: Report) -> str:
             "in_4bit": bool(report.train and report.train["quantization"]),
             "longest": LONGEST_ANSWER,
             "shown": SAMPLES_SHOWN,
+            "not_held_out": _not_held_out(report),
         },
     )
 
@@ -152,6 +154,12 @@ def _improvement(evaluation: Facts) -> str:
     rows, (low, high) = plural(evaluation["held_out_rows"], "row"), evaluation["interval"]
     fell = f"the loss fell from {loss(evaluation['base_loss'])} to {loss(evaluation['tuned_loss'])}"
     return f"On {rows} it was not trained on, {fell}; with 95 % confidence by {loss(-high)} to {loss(-low)}."
+
+
+def _not_held_out(report: Report) -> str:
+    """What to say of samples from rows that were not held out; empty where they were, or are the recipe's own."""
+    of_rows = any(sample["row"] is not None for sample in report.samples)
+    return NOT_HELD_OUT if of_rows and not report.labels["rows_held_out"] else ""
 
 
 def _cost(plan: Facts) -> str:

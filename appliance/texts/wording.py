@@ -15,6 +15,9 @@ VERDICTS: Final[Mapping[Verdict, str]] = {
     Verdict.BROKEN: "it is broken and must not be used",
 }
 
+# Above samples from rows where none were held out.
+NOT_HELD_OUT: Final = "No rows were held out: these are from the rows it was trained on, so it may know them by heart."
+
 PUSHES: Final[Mapping[Push, str]] = {
     Push.OFF: "it is not pushed",
     Push.PENDING: "it waits to be pushed, and is tried again by itself",

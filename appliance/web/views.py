@@ -13,7 +13,7 @@ from appliance.status_files import inbox_rows, make_board, queued_row, result_ro
 from appliance.texts.board import ONLY_CHECKED, board_context, facts, result_words, why_waiting
 from appliance.texts.curves import curves
 from appliance.texts.pages import render
-from appliance.texts.wording import STAGES, moment, size
+from appliance.texts.wording import NOT_HELD_OUT, STAGES, moment, size
 from appliance.web.jobs import (
     ResultFile,
     evaluation,
@@ -119,9 +119,12 @@ class Views:
         job = self._job(number)
         folder, files = result_files(self.site, job)
         stage, log = log_tail(self.site, job)
+        shown = samples(self.site, job, folder)
+        of_rows = any(sample.get("row") is not None for sample in shown)
         context = {
             "job": job,
-            "samples": [_readable(sample) for sample in samples(self.site, job, folder)],
+            "samples": [_readable(sample) for sample in shown],
+            "not_held_out": NOT_HELD_OUT if of_rows and evaluation(self.site, job).get("held_out_rows") == 0 else "",
             "files": files,
             "has_adapter": any(file.path.startswith("adapter/") for file in files),
             "log_stage": stage,
