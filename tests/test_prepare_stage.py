@@ -208,6 +208,19 @@ def test_control_tokens_in_rows_are_counted_and_told(tmp_path):
     assert read(tmp_path / "train.arrow")[20]["input_ids"].count(2) == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "fraction", "said"),
+    [(45, 0.05, "9 of 45 rows are held out, more than eval_fraction: 0.05 comes to"), (45, 0.2, None), (9, 0.05, None)],
+)
+def test_it_is_told_when_more_rows_are_held_out_than_the_recipes_share(tmp_path, rows, fraction, said):
+    notes = [note for note in prepare(tmp_path, rows_of(rows), eval_fraction=fraction)["notes"] if "held out" in note]
+    assert [note.partition(": fewer")[0] for note in notes] == ([said] if said else [])
+
+
+def test_rows_held_out_by_a_file_are_not_those_of_a_share(tmp_path):
+    assert not any("held out" in note for note in prepare(tmp_path, rows_of(45), held_out=rows_of(9))["notes"])
+
+
 def test_copies_of_held_out_rows_leave_the_training_set(tmp_path):
     rows = rows_of(50)
     prepare(tmp_path, [*rows, *rows])

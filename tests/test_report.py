@@ -108,6 +108,10 @@ def test_an_answer_that_was_cut_off_is_not_said_to_go_on_for_ever():
     assert "Tuned On its way! It was cut off here." in text
 
 
+def test_what_the_preparation_has_to_say_is_worth_knowing():
+    assert "It stamps the date." in text_of(finished_report(prepare={"warnings": [], "notes": ["it stamps the date"]}))
+
+
 def test_what_the_held_out_loss_made_of_the_training_is_told():
     early = TRAIN | {"steps": 15, "stopped_early": True, "adapter_step": 10, "best_step": 10, "best_loss": 2.25}
     text = text_of(finished_report(train=early))

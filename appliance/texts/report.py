@@ -202,7 +202,8 @@ def _notes(report: Report) -> Iterator[str]:
         for problem in (stage or {}).get("warnings", ()):
             place = ":".join(str(problem[key]) for key in ("file", "line") if problem.get(key) is not None)
             yield f"{place}: {problem['message']}" if place else problem["message"]
-    yield from (report.check or {}).get("notes", ())
+    for stage in (report.check, report.prepare):
+        yield from (stage or {}).get("notes", ())
     yield from report.plan.get("notes", ())
 
 

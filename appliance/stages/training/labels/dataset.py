@@ -19,7 +19,7 @@ from appliance.stages.training.labels.examples_file import ExampleWriter, distri
 from appliance.stages.training.labels.kit import Kit, conversation_kit, text_kit
 from appliance.stages.training.labels.labelling import label
 from appliance.stages.training.labels.problems import Labelled, blocking_problems, warnings
-from appliance.stages.training.labels.report import RowCounts, labels_json, labels_text, notes
+from appliance.stages.training.labels.report import RowCounts, held_out_notes, labels_json, labels_text, notes
 from appliance.stages.training.labels.rows import Row, read_rows
 from appliance.stages.training.labels.samples import choose
 from appliance.stages.training.labels.sieve import Counts, Sieve, percentile
@@ -183,5 +183,8 @@ def _facts(request: Request, kit: Kit, counts: Counts, given: Counts | None, div
         "answer_tokens_p95": percentile(np.asarray(counts.answers), 95) if request.masked else None,
         "type": "conversational" if request.conversational else "text",
         "warnings": [warning.as_json() for warning in warnings(request.name, counts)],
-        "notes": list(notes(kit.template, kit.habits)),
+        "notes": [
+            *held_out_notes(request.recipe, rows=len(division.split.held_out), held_out=len(division.held_out_rows)),
+            *notes(kit.template, kit.habits),
+        ],
     }

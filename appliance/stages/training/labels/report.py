@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.recipe import Recipe
 from appliance.stages.training.labels.examples import NOT_TRAINED
 from appliance.stages.training.labels.habits import Habits
 from appliance.stages.training.labels.rendering import ChatTemplate
@@ -102,6 +103,15 @@ def notes(template: ChatTemplate | None, habits: Habits | None) -> Iterator[str]
         yield f"the chat template adds this to conversations without a system message: {habits.adds!r}"
     if habits and habits.thinks:
         yield f"the chat template puts {habits.thinks!r} before answers that come without a thought, and it is trained"
+
+
+def held_out_notes(recipe: Recipe, *, rows: int, held_out: int) -> Iterator[str]:
+    """A small dataset gives more of its rows than the recipe's share of them."""
+    if held_out > round(recipe.eval_fraction * rows):
+        yield (
+            f"{held_out} of {rows:,} rows are held out, more than eval_fraction: {recipe.eval_fraction:g} comes to: "
+            "fewer would be too few to compare on; eval_fraction: 0 holds none out"
+        )
 
 
 def labels_text(examples: Sequence[dict[str, Any]], tokenizer: Any) -> str:  # noqa: ANN401 - any Transformers tokenizer
