@@ -187,6 +187,11 @@ def test_a_long_name_hides_nothing_of_the_other_columns(shell: Shell):
     assert all(line.rstrip().endswith("waits for memory: needs 44 GB, 31 GB are free") for line in piped[1:])
 
 
+def test_a_paused_queue_needs_no_more_words(shell: Shell):
+    shell.database(replace(a_job(), waiting=Waiting.PAUSED))
+    assert shell.type("jobs").stdout.rstrip().endswith("waits because the queue is paused")
+
+
 def test_a_job_that_is_none_is_said_to_be_none(shell: Shell):
     shell.database(a_job())
     for name in ("8", "9" * 25, f"{'9' * 25}-support"):

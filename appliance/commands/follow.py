@@ -69,7 +69,9 @@ class Follower:
 
 def why_waiting(job: Job) -> str:
     """What a job waits for besides its turn, in one line; empty when nothing holds it."""
-    return "" if job.waiting is Waiting.NONE else f"{WAITS[job.waiting]}: {job.waiting_detail}"
+    if job.waiting is Waiting.NONE:
+        return ""
+    return f"{WAITS[job.waiting]}: {job.waiting_detail}" if job.waiting_detail else WAITS[job.waiting]
 
 
 def how_it_goes(progress: StageProgress) -> str:
