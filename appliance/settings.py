@@ -6,6 +6,7 @@ is an error, so that a misspelt setting cannot be ignored in silence.
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,6 +39,19 @@ class SettingsError(ApplianceError):
 def _span_of_hours(text: str | None) -> str | None:
     if text is not None:
         Window.parse(text)
+    return text
+
+
+def _organisation(text: str) -> str:
+    if len(text) > 96 or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", text):
+        raise ValueError("it must be the name of one organisation on the Hub, such as my-lab")
+    return text
+
+
+def _address(text: str) -> str:
+    found = re.fullmatch(r".+:([0-9]{1,5})", text)
+    if not found or int(found[1]) > 65535:
+        raise ValueError("it must be host:port, such as 127.0.0.1:8080")
     return text
 
 
@@ -85,7 +99,7 @@ class Settings(BaseSettings):
     keep_finished_days: float = Field(30, ge=0, le=MOST_DAYS)
 
     # Hub
-    hub_org: Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=96)] | None = None
+    hub_org: Annotated[str, AfterValidator(_organisation)] | None = None
     hub_push: bool = True
     hub_push_when: Literal["improved", "not_worse", "not_broken"] = "not_worse"
     hub_allow_public: bool = False
@@ -93,7 +107,7 @@ class Settings(BaseSettings):
     hub_read_token: str | None = Field(None, repr=False)
 
     # Service
-    listen: str = "127.0.0.1:8080"
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     api_token: str | None = Field(None, repr=False)
     read_token: str | None = Field(None, repr=False)
@@ -228,6 +242,18 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(word for word in (part.strip(" \"'\r") for part in parts) if word)
 
 
+# What pydantic says of a text that is none of these speaks of parsing.
+_MUST_BE = {
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "bool_parsing": "it must be true or false",
+}
+
+
 def _explain(entry: ErrorDetails) -> str:
     name = PREFIX + str(entry["loc"][0]).upper()
-    return f"{name} is {entry['input']!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+    if entry["type"] == "value_error":
+        why = str(entry["ctx"]["error"])
+    else:
+        why = _MUST_BE.get(entry["type"], entry["msg"].replace("Input should be", "it must be"))
+    return f"{name} is {entry['input']!r}: {why}"

@@ -20,8 +20,10 @@ class Window:
         """`20:00-07:00`. Raises ValueError saying what would work."""
         found = _FORM.fullmatch(text)
         hours = [int(part) for part in found.groups()] if found else []
-        if not hours or not _is_time(*hours[:2]) or not _is_time(*hours[2:]) or hours[:2] == hours[2:]:
-            raise ValueError("this is not a span of hours such as 20:00-07:00")
+        if not hours or not _is_time(*hours[:2]) or not _is_time(*hours[2:]):
+            raise ValueError("it must be a span of hours such as 20:00-07:00")
+        if hours[:2] == hours[2:]:
+            raise ValueError("it ends when it begins; leave it out to train at any hour")
         return cls(hours[0] * 60 + hours[1], hours[2] * 60 + hours[3])
 
     def is_open(self, local: datetime) -> bool:

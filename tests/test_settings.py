@@ -76,8 +76,32 @@ def test_every_mistake_is_told_at_once():
     ],
 )
 def test_numbers_have_bounds(name, too_small, smallest):
-    assert f"APPLIANCE_{name} is '{too_small}': input should be greater than" in refusal(**{name: too_small})
+    assert f"APPLIANCE_{name} is '{too_small}': it must be greater than" in refusal(**{name: too_small})
     assert getattr(load(**{name: smallest}), name.lower()) == float(smallest)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TRAIN_WINDOW", "banana", "it must be a span of hours such as 20:00-07:00"),
+        ("TRAIN_WINDOW", "07:00-07:00", "it ends when it begins; leave it out to train at any hour"),
+        ("HUB_ORG", "a/b", "it must be the name of one organisation on the Hub, such as my-lab"),
+        ("HUB_ORG", "a" * 97, "it must be the name of one organisation on the Hub, such as my-lab"),
+        ("LISTEN", "8080", "it must be host:port, such as 127.0.0.1:8080"),
+        ("LISTEN", "127.0.0.1:99999", "it must be host:port, such as 127.0.0.1:8080"),
+        ("MAX_ATTEMPTS", "2.5", "it must be a whole number"),
+        ("QUIET_SECONDS", "soon", "it must be a number"),
+        ("HUB_PUSH", "perhaps", "it must be true or false"),
+        ("LOG_FORMAT", "xml", "it must be 'text' or 'json'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_answered_with_what_can(name, value, says):
+    assert refusal(**{name: value}) == f"APPLIANCE_{name} is '{value}': {says}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:8080", "0.0.0.0:8080", "spark.local:65535"])
+def test_an_address_is_a_host_and_a_port(address):
+    assert load(LISTEN=address).listen == address
 
 
 FRACTIONS = [name.upper() for name, field in Settings.model_fields.items() if field.annotation in (float, float | None)]
@@ -86,8 +110,8 @@ FRACTIONS = [name.upper() for name, field in Settings.model_fields.items() if fi
 @pytest.mark.parametrize("name", FRACTIONS)
 def test_no_number_is_too_large_to_count_with(name):
     for endless in ("inf", "nan", "1e400"):
-        assert refusal(**{name: endless}) == f"APPLIANCE_{name} is '{endless}': input should be a finite number"
-    assert f"APPLIANCE_{name} is '1e12': input should be less than or equal to " in refusal(**{name: "1e12"})
+        assert refusal(**{name: endless}) == f"APPLIANCE_{name} is '{endless}': it must be a finite number"
+    assert f"APPLIANCE_{name} is '1e12': it must be less than or equal to " in refusal(**{name: "1e12"})
 
 
 def test_the_largest_numbers_can_be_counted_with():
