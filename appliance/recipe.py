@@ -190,7 +190,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     seed: Annotated[Integer, Field(ge=0, le=2**32 - 1)] = Field(3407, description="a whole number from 0 to 4294967295")
 
     sample_prompts: Annotated[tuple[Prompt, ...], Field(max_length=8)] = Field(
-        (), description="a list of up to 8 prompts"
+        (), description="a list of up to 8 prompts, each a text of up to 8000 characters"
     )
     hub: Hub = Field(Hub(), description="indented lines below it such as repo: support")
     license: License | None = Field(

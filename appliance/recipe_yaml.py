@@ -171,8 +171,27 @@ def _complaint(key: str, error: ErrorDetails, place: Place | None) -> str:
     if written in ("", "~", "null", "Null", "NULL"):
         return f"{key} is empty; it must be {EXPECTED[key]}, or leave the line out"
     if _names_item(error):
-        return f"{key} holds {_shown(error['input'])}; it must be {EXPECTED[key]}"
+        return f"{key} holds {_item(error['input'])}; it must be {EXPECTED[key]}"
+    match error["type"]:
+        case "too_short":
+            written = "an empty list"
+        case "too_long":
+            written = f"a list of {len(error['input'])}"
     return f"{key} is {_shown(written)}; it must be {EXPECTED[key]}"
+
+
+def _item(value: object) -> str:
+    """An item of a list, in the words of YAML."""
+    match value:
+        case None:
+            return "an empty item"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a group of keys"
+        case list():
+            return "a list"
+    return _shown(value)
 
 
 def _shown(value: object) -> str:

@@ -123,6 +123,19 @@ BAD = {
     "words for a list": Bad(BASE + "lora:\n  target_modules: q_proj,v_proj\n", "bad_value", 3, "[q_proj, v_proj]"),
     "one bad item": Bad(BASE + "hub:\n  tags: [ok, 7]\n", "bad_value", 3, "hub.tags holds 7"),
     "an empty item": Bad(BASE + "sample_prompts: ['']\n", "bad_value", 2, "sample_prompts holds an empty text"),
+    "a null item": Bad(
+        BASE + "sample_prompts: [null]\n", "bad_value", 2, "sample_prompts holds an empty item; it must"
+    ),
+    "a true item": Bad(BASE + "hub: {tags: [true]}\n", "bad_value", 2, "hub.tags holds true; it must"),
+    "a group as an item": Bad(
+        BASE + "sample_prompts: [{role: user}]\n",
+        "bad_value",
+        2,
+        "holds a group of keys; it must be a list of up to 8 prompts, each a text",
+    ),
+    "a list as an item": Bad(BASE + "sample_prompts: [[a]]\n", "bad_value", 2, "sample_prompts holds a list; it must"),
+    "an empty list": Bad(BASE + "lora: {target_modules: []}\n", "bad_value", 2, "target_modules is an empty list; it"),
+    "too long a list": Bad(BASE + "sample_prompts: [a,a,a,a,a,a,a,a,a]\n", "bad_value", 2, "is a list of 9; it must"),
     "free Jinja": Bad(BASE + "chat_template: '{{ x }}'\n", "bad_value", 2, "chatml"),
     "a commit of digits": Bad(BASE + "revision: 1234567\n", "bad_value", 2, "in quotes"),
     "organisation in the name": Bad(BASE + "hub: {repo: us/x}\n", "bad_value", 2, "a bare repository name"),
