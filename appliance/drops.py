@@ -222,6 +222,13 @@ JOB_BUTTONS = ("cancel", "retry", "approve")
 QUEUE_BUTTONS = ("pause", "resume")
 
 
+def is_bare_button(path: str) -> bool:
+    """Whether a button is called by its number or by `queue` alone: nobody calls a file with anything in it so."""
+    return (
+        is_button(path) is not None and path.partition(".")[0].lower().removeprefix("queue").strip("0123456789") == ""
+    )
+
+
 def is_button(path: str) -> tuple[str, str] | None:
     """`("cancel", "0007")` or `("pause", "queue")` for a button file lying in the inbox, else None."""
     if "/" in path:

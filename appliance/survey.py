@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from appliance.drops import find_drops, is_button
+from appliance.drops import find_drops, is_bare_button, is_button
 from appliance.inbox import Availability, Inbox
 from appliance.job import Role
 from appliance.names import CHECK_FOLDER, role_of
@@ -25,6 +25,8 @@ MOST_RECIPES = 100
 MOST_UNFINISHED = 100
 # A button is an empty file; some programs cannot make one, and put a line end or a byte-order mark into it.
 BLANK_BYTES = 16
+# `echo stop > 0007.cancel`: a word in a file that is called exactly like a button belongs to pressing it.
+WORD_BYTES = 64
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -117,7 +119,7 @@ class Surveyor:
         leftovers = tuple(old for old in found if old.key not in returned)
         passed_over = {old.path for old in leftovers}
         buttons = {
-            path: seen for path, seen in self._sightings.items() if is_button(path) and self._is_blank(path, seen)
+            path: seen for path, seen in self._sightings.items() if is_button(path) and self._is_pressed(path, seen)
         }
         sightings = {
             path: seen for path, seen in self._sightings.items() if path not in passed_over and path not in buttons
@@ -141,12 +143,14 @@ class Surveyor:
         survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
         return survey
 
-    def _is_blank(self, path: str, seen: Sighting) -> bool:
-        """Whether a file has nothing in it that anybody could miss."""
-        if seen.entry.kind is not Kind.FILE or seen.entry.size > BLANK_BYTES:
+    def _is_pressed(self, path: str, seen: Sighting) -> bool:
+        """Whether a file that is called like a button has nothing in it that anybody could miss."""
+        if seen.entry.kind is not Kind.FILE:
             return False
-        if seen.entry.size == 0:
+        if seen.entry.size == 0 or (seen.entry.size <= WORD_BYTES and is_bare_button(path)):
             return True
+        if seen.entry.size > BLANK_BYTES:
+            return False
         text = self._inbox.read_small(path)
         return text is not None and not text.removeprefix(BYTE_ORDER_MARK).strip()
 

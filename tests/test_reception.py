@@ -446,13 +446,24 @@ def test_a_button_may_hold_what_programs_put_into_empty_files(box: Box, content:
     assert box.job(1) is None
 
 
-@pytest.mark.parametrize("name", ["0999-notes.cancel.txt", "0003.retry", "queue.pause"])
-def test_a_file_with_content_is_no_button_and_comes_back(box: Box, name: str):
-    (box.inbox / name).write_text("foo\n")
+@pytest.mark.parametrize("name", ["queue.pause", "queue.pause.txt", "QUEUE.Pause"])
+def test_a_word_in_a_button_belongs_to_pressing_it(box: Box, name: str):
+    (box.inbox / name).write_text("stop please\n")
+    box.turn_until(lambda: not (box.inbox / name).exists())
+    assert box.appliance.view.paused
+    assert box.job(1) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("0999-notes.cancel.txt", "important notes\n"), ("0003.retry", "rows" * 20), ("queue.pause", "rows" * 20)],
+)
+def test_a_file_with_content_is_no_button_and_comes_back(box: Box, name: str, content: str):
+    (box.inbox / name).write_text(content)
     job = box.ended()
     assert (job.outcome, box.appliance.view.paused) == (Outcome.REJECTED, False)
     assert "buttons are empty" in job.message
-    assert (box.outbox / f"{job.id}.rejected" / "dropped" / name).read_text() == "foo\n"
+    assert (box.outbox / f"{job.id}.rejected" / "dropped" / name).read_text() == content
 
 
 def test_a_button_that_is_still_being_written_does_not_act(tmp_path: Path):
@@ -460,7 +471,7 @@ def test_a_button_that_is_still_being_written_does_not_act(tmp_path: Path):
     path.touch()
     surveyor = Surveyor(Inbox(tmp_path, "x"), Rules(quiet_seconds=5, pair_seconds=10))
     assert surveyor.look(100.0, []).buttons == {}
-    path.write_text("notes")
+    path.write_text("notes of a meeting" * 5)
     written = surveyor.look(106.0, [])
     assert (list(written.buttons), list(written.sightings)) == ([], ["queue.pause"])
     path.write_text("")
