@@ -3,10 +3,13 @@
 import ctypes
 import os
 import random
+import signal
 import time
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
+
+from tests.leftovers import Process, left_running, running
 
 PR_SET_CHILD_SUBREAPER = 36
 ORPHAN_SECONDS = 30.0
@@ -49,25 +52,29 @@ def trained_job(tmp_path_factory):
     return job
 
 
-@pytest.fixture(autouse=True)
-def no_stage_outlives_its_test():
-    """Whatever was killed in a test: no stage of it may still run, with or without its parent."""
+@pytest.fixture(scope="session", autouse=True)
+def no_process_outlives_the_tests():
+    """Not even what a fixture for several tests held."""
+    before = running()
     yield
+    assert_none_left(before, with_held=True)
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """Whatever was killed in a test: nothing of it may still run, with or without its parent."""
+    before = running()
+    yield
+    assert_none_left(before)
+
+
+def assert_none_left(before: frozenset[Process], *, with_held: bool = False) -> None:
+    """Wait for what ends by itself; end the rest, which is none of the next test's business, and say what it was."""
     end = time.monotonic() + ORPHAN_SECONDS
-    while left := stages_of_ours():
-        assert time.monotonic() < end, f"stages that outlived the test: {left}"
+    while left := left_running(before, with_held=with_held):
+        if time.monotonic() > end:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            pytest.fail(f"processes that outlived the test: {left}")
         time.sleep(0.02)
-
-
-def stages_of_ours() -> dict[int, str]:
-    """The stages, real and made up, whose parent is this process or was somebody that died."""
-    found = {}
-    for pid in {pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        # A process that has ended and was not waited for has no command any more.
-        if "appliance.stages" in command or "fake_stage.py" in command:
-            found[int(pid)] = command
-    return found

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.outbox import read_manifest
 from appliance.store import DATABASE, Store
+from tests.leftovers import hold
 
 DEADLINE_SECONDS = 240.0
 ROW = {
@@ -63,6 +64,8 @@ class Served:
             stdout=self.log,
             stderr=self.log,
         )
+        # One of the tests that share it starts it again.
+        hold(self.process.pid)
 
     def put(self, name: str, content: str | bytes) -> None:
         path = self.inbox / name

