@@ -235,7 +235,7 @@ class Appliance:
             last_scan=wall - (now - self.reception.last_scan) if self.reception.last_scan is not None else None,
             paused=self._paused(),
             trouble=self.upkeep.trouble or self.reception.storage_problem or self.reception.no_room or self.gpu.fault(),
-            notes=self.wishes.refused(wall),
+            notes=(*self.wishes.refused(wall), *self.reception.idle),
             guard_turn=self.guard.last_turn,
         )
 

@@ -14,7 +14,8 @@ def unsafe_file(path: str, what: str) -> Problem:
     return Problem(
         code="unsafe_file",
         reason=Reason.UNSAFE_FILE,
-        message=f"this is a {what}; only ordinary files are taken. Copy the file itself into the inbox.",
+        message=f"this is a {what}; only ordinary files are taken, so it was removed and does not come back."
+        " Copy the file itself into the inbox.",
         file=printable(PurePosixPath(path).name),
         found=what,
         expected="an ordinary file",
@@ -51,14 +52,20 @@ def ambiguous(datasets: Iterable[tuple[str, Role]], partners: Iterable[tuple[str
     return Problem("several_datasets", message, Reason.OTHER, found=found, expected="one dataset of that name")
 
 
-def odd_in_folder(name: str, what: str) -> Problem:
+def odd_in_folder(path: str, what: str) -> Problem:
     """Something in a dropped folder that is not an ordinary file."""
     is_folder = what == "folder"
+    left = (
+        f"It was left in the inbox with all that lies in it, as {printable(path)}. Drop its files beside the others, or"
+        " by themselves."
+        if is_folder
+        else "It was removed and does not come back. Leave it out and drop again."
+    )
     return Problem(
         code="folder_in_folder" if is_folder else "unsafe_file",
         reason=Reason.OTHER if is_folder else Reason.UNSAFE_FILE,
-        message=f"a dropped folder holds ordinary files only, and this is a {what}. Leave it out and drop again.",
-        file=printable(name),
+        message=f"a dropped folder holds ordinary files only, and this is a {what}. {left}",
+        file=printable(PurePosixPath(path).name),
         found=what,
         expected="one dataset, and perhaps a recipe and an eval file",
     )

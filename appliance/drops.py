@@ -194,6 +194,18 @@ def _folder_drop(view: View, area: Area, folder: str) -> Drop | None:
     return judge(view, area, name, files, folder=folder, problems=problems)
 
 
+def idle_folders(sightings: Mapping[str, Sighting], drops: Iterable[Drop], rules: Rules) -> Iterator[tuple[str, str]]:
+    """The folders in the inbox that are no drops, nor those of a recipe, each with why. Nobody else tells of them."""
+    areas = {area.path.removeprefix(".") for area in _areas(sightings, rules)}
+    known = {*areas, *(drop.folder for drop in drops)}
+    folders = {path for path, seen in sightings.items() if seen.entry.kind is Kind.FOLDER}
+    idle = {path for path in folders - known if path.rpartition("/")[0] in areas}
+    for path in sorted(idle - {path.rpartition("/")[0] for path in sightings}):
+        yield path, "this folder is empty; it becomes a drop once a dataset lies in it"
+    for path in sorted(idle & {path.rpartition("/")[0] for path in folders}):
+        yield path, "there are folders in this folder, and what lies in those is not taken in"
+
+
 def _folder_roles(children: Mapping[str, Sighting]) -> tuple[Files, tuple[Problem, ...]]:
     files: Files = []
     problems: list[Problem] = []
@@ -201,7 +213,7 @@ def _folder_roles(children: Mapping[str, Sighting]) -> tuple[Files, tuple[Proble
         files.append(_folder_member(path))
         if not sighting.entry.is_plain:
             files[-1] = (path, Role.OTHER)
-            problems.append(odd_in_folder(_name(path), _what_it_is(sighting.entry)))
+            problems.append(odd_in_folder(path, _what_it_is(sighting.entry)))
         elif files[-1][1] is Role.OTHER:
             problems.append(not_a_dataset(path))
     problems += too_many(files)

@@ -126,6 +126,11 @@ class Reception:
         """Whether a drop is being copied, or the sources of one removed."""
         return bool(self._copying or self._removing)
 
+    @property
+    def idle(self) -> tuple[tuple[str, str], ...]:
+        """Folders in the inbox that are no drops, each with why."""
+        return self._seen.idle
+
     def furnish(self, put: Callable[[], None]) -> None:
         """Let a thread put into the inbox what belongs there, before the next look at it."""
         self._surveys.submit(put)

@@ -7,9 +7,10 @@ found.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
-from appliance.drops import find_drops, is_bare_button, is_button
+from appliance.drops import find_drops, idle_folders, is_bare_button, is_button
 from appliance.inbox import Availability, Inbox
 from appliance.job import Role
 from appliance.names import CHECK_FOLDER, role_of
@@ -23,6 +24,8 @@ from appliance.store import DropKey
 MOST_ENDS = 500
 MOST_RECIPES = 100
 MOST_UNFINISHED = 100
+# How many folders that are no drops are told of.
+MOST_IDLE = 20
 # A button is an empty file; some programs cannot make one, and put a line end or a byte-order mark into it.
 BLANK_BYTES = 16
 # `echo stop > 0007.cancel`: a word in a file that is called exactly like a button belongs to pressing it.
@@ -56,6 +59,8 @@ class Survey:
     """Files that could not be taken and now can: they count as new."""
     absent: tuple[DropKey, ...] = ()
     """Sources that are nowhere to be seen."""
+    idle: tuple[tuple[str, str], ...] = ()
+    """Folders that are no drops, each with why."""
     recipes: tuple[str, ...] = ()
     """The library as it is now."""
     recipe_folders: frozenset[str] = frozenset()
@@ -141,7 +146,8 @@ class Surveyor:
             recipe_folders=self._rules.recipe_folders,
         )
         survey.drops.extend(survey.find_drops(sightings, self._rules, now=now))
-        return survey
+        idle = islice(idle_folders(self._sightings, survey.drops, self._rules), MOST_IDLE)
+        return replace(survey, idle=tuple(idle))
 
     def _is_pressed(self, path: str, seen: Sighting) -> bool:
         """Whether a file that is called like a button has nothing in it that anybody could miss."""

@@ -482,3 +482,44 @@ def test_a_link_that_is_called_like_a_button_is_rejected_like_any_link(box: Box)
     (box.inbox / "queue.pause").symlink_to("elsewhere")
     assert box.ended().outcome is Outcome.REJECTED
     assert not box.appliance.view.paused
+
+
+# What is no drop
+
+
+def test_a_folder_in_a_dropped_folder_is_left_where_it_is_and_that_is_said(box: Box):
+    (box.inbox / ".new" / "more").mkdir(parents=True)
+    (box.inbox / ".new" / "more" / "a.jsonl").write_text('{"text": "a"}\n')
+    (box.inbox / ".new").rename(box.inbox / "deep")
+    box.turn_until(lambda: bool(box.appliance.reception.drops))
+    (problem,) = box.appliance.reception.drops[0].problems
+    assert "left in the inbox with all that lies in it, as deep/more" in problem.message
+    assert box.ended().outcome is Outcome.REJECTED
+    assert (box.inbox / "deep" / "more" / "a.jsonl").exists()
+    box.shift += 10.0
+    board = box.outbox / "STATUS.md"
+    box.turn_until(lambda: "`deep`: there are folders in this folder" in board.read_text())
+
+
+def test_a_link_that_was_dropped_is_removed_and_that_is_said(box: Box):
+    (box.inbox / "a.jsonl").symlink_to("elsewhere")
+    assert "it was removed and does not come back" in box.ended().message
+    box.turn_until(lambda: not (box.inbox / "a.jsonl").is_symlink())
+
+
+@pytest.mark.parametrize("name", ["empty", "0004.cancel", "default/empty", "check/empty"])
+def test_an_empty_folder_is_told_of_until_there_is_something_in_it(box: Box, name: str):
+    (box.inbox / name).mkdir(parents=True)
+    board = box.outbox / "STATUS.md"
+    box.turn_until(lambda: board.exists() and f"`{name}`: this folder is empty" in board.read_text())
+    box.drop(".a")
+    (box.inbox / ".a").rename(box.inbox / name / "a.jsonl")
+    box.ended()
+    box.shift += 10.0
+    box.turn_until(lambda: f"`{name}`" not in board.read_text())
+
+
+def test_folders_of_recipes_and_of_dry_runs_are_no_matter(box: Box):
+    (box.inbox / "check" / "default").mkdir(parents=True)
+    box.turn_until(lambda: "check/default" in box.appliance.reception._seen.sightings)
+    assert box.appliance.reception.idle == ()
