@@ -14,11 +14,12 @@ from appliance.inbox import Availability, Inbox
 from appliance.intake import record
 from appliance.job import JobState, Outcome, Stage
 from appliance.job_dir import JobDir
+from appliance.processes import stage_command
 from appliance.reception import HUNG_SECONDS, SURVEYS_ABSENT, Reception
 from appliance.settling import DropState, Rules
 from appliance.sightings import Ending, Entry, Kind, Sighting
 from appliance.survey import Surveyor
-from tests.box import Box
+from tests.box import Box, fake_command
 from tests.door import Door
 
 DEADLINE_SECONDS = 60.0
@@ -523,3 +524,16 @@ def test_folders_of_recipes_and_of_dry_runs_are_no_matter(box: Box):
     (box.inbox / "check" / "default").mkdir(parents=True)
     box.turn_until(lambda: "check/default" in box.appliance.reception._seen.sightings)
     assert box.appliance.reception.idle == ()
+
+
+def test_a_name_that_a_file_cannot_keep_stands_beside_what_came_back(tmp_path: Path):
+    def really_published(stage: Stage, job: Path) -> list[str]:
+        return stage_command(stage, job) if stage is Stage.PUBLISH else fake_command(stage, job)
+
+    box = Box(tmp_path, command=really_published)
+    (box.inbox / "-rf.txt").write_text("rows")
+    job = box.ended()
+    box.stop()
+    result = box.outbox / f"{job.id}.rejected"
+    assert (result / "dropped" / "rf.txt").read_text() == "rows"
+    assert "`dropped/rf.txt`: as it was dropped; it was called -rf.txt" in (result / "WHY.md").read_text()

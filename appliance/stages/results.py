@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from appliance import __version__
@@ -13,6 +13,7 @@ from appliance.errors import Problem
 from appliance.files import write_json, write_whole
 from appliance.job import FailureClass, Job, Outcome, Stage
 from appliance.job_dir import JobDir
+from appliance.names import printable
 from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
 from appliance.revision import version_and_commit
@@ -162,10 +163,18 @@ def _why(
         problems=problems,
         files=tuple(file.name for file in ending.job.files if file.name not in ending.missing),
         missing=ending.missing,
+        renamed=dict(_renamed(ending.job)),
         has_adapter=has_adapter,
         log_tail=has_log,
         attempts=ending.job.attempt,
     )
+
+
+def _renamed(job: Job) -> Iterator[tuple[str, str]]:
+    for file in job.files:
+        called = printable(PurePosixPath(file.source).name)
+        if called not in ("", file.name):
+            yield file.name, called
 
 
 def _save_adapter(staging: Path, ending: Ending) -> bool:

@@ -1,7 +1,7 @@
 """`WHY.md` and `WHY.html`: why a job came back without an adapter, and what to do about it. Pure."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import Final
 
@@ -46,6 +46,8 @@ class Why:
     log_tail: bool = False
     attempts: int = 0
     zone: tzinfo | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """What some of `files` were called in the inbox."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def _is_duplicate(why: Why) -> bool:
 
 def _beside(why: Why) -> Iterator[tuple[str, str]]:
     for name in why.files:
-        yield f"dropped/{name}", "as it was dropped"
+        called = f"; it was called {why.renamed[name]}" if name in why.renamed else ""
+        yield f"dropped/{name}", f"as it was dropped{called}"
     if why.outcome is Outcome.REJECTED:
         yield "problems.json", "the same for programs"
     if why.has_adapter:
