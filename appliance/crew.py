@@ -316,9 +316,10 @@ def _log_end(job: Job, stage: Stage, end: StageEnd, seconds: float) -> None:
     words = {
         EndKind.DONE: "finished",
         EndKind.REJECTED: "refused the input",
-        EndKind.WAITS: f"waits for {end.waiting} ({end.message})",
+        EndKind.WAITS: f"waits for {end.waiting}",
         EndKind.STOPPED: "stopped as asked",
-        EndKind.FAILED: f"failed ({end.failure}: {end.message})",
+        EndKind.FAILED: f"failed ({end.failure})",
     }
     level = logging.WARNING if end.kind is EndKind.FAILED else logging.INFO
-    logger.log(level, "%s %s after %.1f s", stage, words[end.kind], seconds, extra={"job": job.id})
+    why = f": {end.message}" if end.kind in (EndKind.WAITS, EndKind.FAILED) else ""
+    logger.log(level, "%s %s after %.1f s%s", stage, words[end.kind], seconds, why, extra={"job": job.id})

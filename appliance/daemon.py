@@ -209,8 +209,8 @@ class Appliance:
                 self.lane.ended(now, end)
             if job.state in ENDED and job.outcome is not None:
                 self.tidying.tidy(job, wall)
-                where = outbox_name(job.id, job.outcome)
-                logger.info("%s, see outbox/%s", job.state, where, extra={"job": job.id})
+                where = self.places.outbox / outbox_name(job.id, job.outcome)
+                logger.info("%s, see %s", job.state, where, extra={"job": job.id})
 
     def push_adapters(self, now: float, wall: float) -> None:
         self.pushes.reap(now, wall=wall)

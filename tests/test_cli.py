@@ -208,6 +208,12 @@ def test_cancel_leaves_a_request_for_the_daemon(shell: Shell):
     assert (again.returncode, "is being stopped already" in again.stderr) == (2, True)
 
 
+def test_cancel_names_the_outbox_that_is_set(shell: Shell):
+    shell.database(a_job())
+    done = shell.type("cancel", "7", APPLIANCE_OUTBOX="io")
+    assert done.stdout == "job 0007-support will stop; its files come back in io/0007-support.cancelled\n"
+
+
 def test_cancel_of_a_job_that_has_ended_comes_too_late(shell: Shell):
     shell.database(a_job(JobState.SUCCEEDED)).save(a_job(JobState.SUCCEEDED))
     done = shell.type("cancel", "7")

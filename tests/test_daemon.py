@@ -1,6 +1,7 @@
 """The loop, with real files, real SQLite and real processes; only what the heavy stages do is made up."""
 
 import os
+import re
 import signal
 import stat
 import time
@@ -59,6 +60,19 @@ def test_the_next_job_is_prepared_while_one_trains_but_does_not_train(box: Box):
         box.tick()
     assert not (box.appliance.places.jobs / "0002-b" / "train").exists()
     assert list(box.appliance.crew.running) == [1]
+
+
+def test_the_log_says_how_a_job_ended_and_where_it_lies(box: Box, caplog):
+    caplog.set_level("INFO")
+    box.drop()
+    box.ended()
+    assert f"succeeded, see {box.outbox / '0001-support'}" in caplog.text
+
+
+def test_the_log_gives_the_seconds_of_a_stage_before_the_reason_it_failed_for(box: Box, caplog):
+    box.drop(train="fail")
+    box.ended()
+    assert re.search(r"^train failed \(\w+\) after \d+\.\d s: .", "\n".join(caplog.messages), re.MULTILINE)
 
 
 def test_a_refused_input_is_a_rejection(box: Box):

@@ -11,7 +11,7 @@ from appliance.drop_problems import not_a_dataset
 from appliance.drops import JOB_BUTTONS, QUEUE_BUTTONS, is_button
 from appliance.errors import Problem, Reason
 from appliance.job import FailureClass, Outcome, Stage
-from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, REJECTIONS
+from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, OTHER_FORM, REJECTIONS
 from appliance.texts.why import SHOWN_OF_A_KIND, Why, gist, why_html, why_markdown
 from tests.page_reader import assert_inert, read_page
 
@@ -163,6 +163,16 @@ def test_who_drops_no_data_is_told_to_drop_the_data(name: str):
     assert NOT_DATA in text
     assert "rows named below" not in text
     assert NO_BUTTON not in text
+
+
+def test_a_file_that_is_wrong_as_a_whole_is_not_said_to_have_rows_named():
+    whole = Problem("spreadsheet", "this is a spreadsheet; save it as CSV", Reason.DATASET_FORMAT, file="rows.xlsx")
+    rest = Problem("json_syntax", "... and 303 more like this", Reason.DATASET_FORMAT, file="support.jsonl", count=303)
+
+    assert OTHER_FORM in (text := why_markdown(replace(REJECTED, problems=(whole,))))
+    assert "rows named below" not in text
+    assert OTHER_FORM not in (text := why_markdown(replace(REJECTED, problems=(BAD_JSON, rest))))
+    assert "rows named below" in text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Final
 from appliance.actions import why_not
 from appliance.commands.state import find_job, open_state
 from appliance.errors import ApplianceError
-from appliance.job import ENDED, Outcome
+from appliance.job import ENDED, Outcome, outbox_name
 from appliance.store import Store
 
 # How long a daemon that runs may take to see a request.
@@ -40,12 +40,12 @@ class NoHubError(ApplianceError):
 
 def cancel(name: str) -> None:
     """Ask the daemon to stop a job."""
-    store, _ = open_state()
+    store, settings = open_state()
     job = find_job(store, name)
     if reason := why_not(job, "cancel", hub=False):
         raise TooLateError(reason)
     store.ask("cancel", str(job.number), now=time.time())
-    print(f"job {job.id} will stop; its files come back in outbox/{job.id}.cancelled")
+    print(f"job {job.id} will stop; its files come back in {settings.outbox / outbox_name(job.id, Outcome.CANCELLED)}")
 
 
 def push(name: str) -> None:

@@ -70,6 +70,8 @@ REJECTIONS: Final[Mapping[Reason, str]] = {
     Reason.OTHER: "Do what is said below.",
 }
 
+# A file that is wrong as a whole: no rows of it are named.
+OTHER_FORM: Final = "Save the dataset in a form the appliance reads; what is wrong with this one is said below."
 # Files that hold no rows, whatever stands in them.
 NOT_DATA: Final = "Drop the data itself: `.jsonl`, `.json`, `.csv` or `.parquet`. Unpack archives first."
 NO_BUTTON: Final = (

@@ -10,7 +10,7 @@ from appliance.job import FailureClass, Outcome, Stage
 from appliance.names import named_number
 from appliance.texts import markdown as md
 from appliance.texts.pages import render
-from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, REJECTIONS
+from appliance.texts.remedies import FAILURES, NO_BUTTON, NOT_DATA, OTHER_FORM, REJECTIONS
 from appliance.texts.wording import STAGES, clip, gone, moment, plural, sentence
 
 SHOWN_OF_A_KIND: Final = 100
@@ -206,7 +206,9 @@ def _corrections(why: Why) -> Iterator[str]:
 
 def _remedy(problem: Problem) -> str:
     if problem.code != "unknown_suffix":
-        return REJECTIONS[problem.reason]
+        # An entry that counts further rows has no line either.
+        is_whole_file = problem.reason is Reason.DATASET_FORMAT and problem.line is None and problem.count == 1
+        return OTHER_FORM if is_whole_file else REJECTIONS[problem.reason]
     return NO_BUTTON if _may_be_meant_as_button(problem.file or "") else NOT_DATA
 
 
