@@ -267,8 +267,8 @@ def _duplicate(store: Store, identity: str, files: tuple[DroppedFile, ...]) -> t
     if twin is None:
         return ()
     message = (
-        f"the same data with the same recipe already {'runs' if twin.state is JobState.RUNNING else 'waits'} as job"
-        f" {twin.id}. Nothing was lost: wait for it, or drop the file again with another recipe."
+        f"the same data with the same recipe is already job {twin.id}, which has not ended. Nothing was lost: wait for"
+        " it, or drop the file again with another recipe."
     )
     name = files[0].name if files else None
     return (Problem(code="duplicate", message=message, file=name, found=twin.id, expected="a drop that is new"),)

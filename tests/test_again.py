@@ -260,7 +260,9 @@ def test_a_retry_while_the_same_is_running_is_a_duplicate(box: Box):
     for _ in range(2):
         box.appliance.store.ask("retry", "1", now=time.time())
     box.turn_until(lambda: box.job(3) is not None)
-    assert [problem.code for problem in problems(box, 3)] == ["duplicate"]
+    (problem,) = problems(box, 3)
+    assert (problem.code, problem.found) == ("duplicate", "0002-support")
+    assert "the same data with the same recipe is already job 0002-support, which has not ended." in problem.message
 
 
 # delete

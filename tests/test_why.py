@@ -208,7 +208,7 @@ def test_the_hint_of_a_stage_comes_first():
 
 
 def test_a_duplicate_asks_for_nothing():
-    duplicate = Problem("duplicate", "the same data already waits as job 0007-support", file="support.jsonl")
+    duplicate = Problem("duplicate", "the same data is already job 0007-support", file="support.jsonl")
     steps = read_page(why_html(replace(REJECTED, problems=(duplicate,)))).texts("li")
 
     assert len(steps) == 1
