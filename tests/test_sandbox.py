@@ -72,6 +72,7 @@ class Stand:
         (folder / "state" / "cache" / "huggingface" / "hub").mkdir()
         (folder / "state" / "cache" / "huggingface" / "hub" / "config.json").write_text("{}")
         self.folder = folder
+        self.models = "models"
         self.job = make_job(folder / "state" / "jobs" / "0007-support", {"a.jsonl": "{}\n"})
         self.other = make_job(folder / "state" / "jobs" / "0008-other", {"b.jsonl": "{}\n"})
 
@@ -82,7 +83,8 @@ class Stand:
             **os.environ,
             "APPLIANCE_API_TOKEN_FILE": str(self.folder / "secrets" / "api_token"),
             "APPLIANCE_READ_TOKEN": "s3cret-word",
-            **{f"APPLIANCE_{name.upper()}": str(self.folder / name) for name in ("inbox", "outbox", "state", "models")},
+            **{f"APPLIANCE_{name.upper()}": str(self.folder / name) for name in ("inbox", "outbox", "state")},
+            "APPLIANCE_MODELS": str(self.folder / self.models),
         }
         settings = Settings.load(given, dotenv=self.folder / ".env")
         tries = {"families": ["AF_UNIX", "AF_INET", "AF_INET6", "AF_PACKET"], "kind": 2}
@@ -162,6 +164,17 @@ def test_a_stage_reads_what_it_needs_and_writes_its_own_folder_only(stand: Stand
     assert "PermissionError" not in said["read"].values()
     assert {path: said["write"][str(path)] for path in own} == dict.fromkeys(own, "done")
     assert {path: said["write"][str(path)] for path in others} == dict.fromkeys(others, "PermissionError")
+
+
+@needs_landlock
+@pytest.mark.parametrize("place", ["state/models", "outbox/models"])
+def test_models_are_seen_where_they_lie_in_a_folder_that_is_hidden(stand: Stand, place: str):
+    (stand.folder / "models").rename(stand.folder / place)
+    stand.models = place
+    model, other = stand.folder / place / "config.json", stand.other.dropped / "b.jsonl"
+    said = stand.try_from("train", read=(model, other), write=(model,))
+    assert said["read"] == {str(model): "{}", str(other): "PermissionError"}
+    assert said["write"] == {str(model): "PermissionError"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

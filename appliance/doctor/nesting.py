@@ -1,4 +1,4 @@
-"""No folder of the appliance lies where another one would take it in, show it to everybody or hide it from a stage."""
+"""No folder of the appliance lies where another one would take it in, show it to everybody or clear it."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,6 @@ from appliance.settings import PREFIX, Settings
 
 _FOLDERS: Final = ("outbox", "state", "models", "recipes", "inbox")
 _TAKEN_IN: Final = "what lies in it would be taken in as a drop"
-_UNSEEN: Final = "a training may see nothing in there"
 # What harm it does to lie in another; a folder that lies in another without being named here does none.
 _HARM: Final[Mapping[tuple[str, str], str]] = {
     ("outbox", "inbox"): _TAKEN_IN,
@@ -22,8 +21,6 @@ _HARM: Final[Mapping[tuple[str, str], str]] = {
     ("models", "inbox"): _TAKEN_IN,
     ("recipes", "inbox"): _TAKEN_IN,
     ("state", "outbox"): "whoever collects results could read and change the database",
-    ("models", "outbox"): _UNSEEN,
-    ("models", "state"): _UNSEEN,
 }
 # Folders of the state folder that are cleared, or hold what belongs to jobs.
 _OWN: Final = ("jobs", "incoming", "cache", "hub")
@@ -51,7 +48,7 @@ def _harms(folders: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
             outer == "inbox" and _is_seen_in(folders[outer], folders[inner])
         ):
             yield f"{inner} {folders[inner]} lies in {outer} {folders[outer]}: {harm}", inner, outer
-    for name in ("inbox", "outbox"):
+    for name in ("inbox", "outbox", "models"):
         if any(_is_same(folders[name], own) or _lies_in(folders[name], own) for own in _own(folders["state"])):
             yield (
                 f"{name} {folders[name]} lies in a folder that the appliance keeps for itself and clears",

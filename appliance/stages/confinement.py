@@ -36,7 +36,9 @@ def confine(stage: Stage, job: JobDir, settings: Settings) -> None:
     hidden = {path.resolve() for path in _hidden(settings)}
     # A grant holds for all below it: the cache lies in what is hidden, and holds something to hide itself.
     cache = sandbox.visible(cache_folder(settings).resolve(), hidden)
-    readable = [*sandbox.visible(Path("/"), hidden), *cache, job.path]
+    # So may the models of one's own.
+    models = sandbox.visible(settings.models.resolve(), hidden)
+    readable = [*sandbox.visible(Path("/"), hidden), *cache, *models, job.path]
     # Whoever keeps models below /tmp does not want them changed either.
     kept = hidden | {settings.models.resolve(), settings.recipes.resolve()}
     usable = [folder, *caches, *_DEVICES, *sandbox.visible(Path(tempfile.gettempdir()).resolve(), kept)]
