@@ -23,7 +23,7 @@ class Window:
         if not hours or not _is_time(*hours[:2]) or not _is_time(*hours[2:]):
             raise ValueError("it must be a span of hours such as 20:00-07:00")
         if hours[:2] == hours[2:]:
-            raise ValueError("it ends when it begins; leave it out to train at any hour")
+            raise ValueError("it ends when it begins; write hours such as 20:00-07:00, or leave it out")
         return cls(hours[0] * 60 + hours[1], hours[2] * 60 + hours[3])
 
     def is_open(self, local: datetime) -> bool:

@@ -84,7 +84,7 @@ def test_numbers_have_bounds(name, too_small, smallest):
     ("name", "value", "says"),
     [
         ("TRAIN_WINDOW", "banana", "it must be a span of hours such as 20:00-07:00"),
-        ("TRAIN_WINDOW", "07:00-07:00", "it ends when it begins; leave it out to train at any hour"),
+        ("TRAIN_WINDOW", "07:00-07:00", "it ends when it begins; write hours such as 20:00-07:00, or leave it out"),
         ("HUB_ORG", "a/b", "it must be the name of one organisation on the Hub, such as my-lab"),
         ("HUB_ORG", "a" * 97, "it must be the name of one organisation on the Hub, such as my-lab"),
         ("LISTEN", "8080", "it must be host:port, such as 127.0.0.1:8080"),
