@@ -32,11 +32,13 @@ class Upkeep:
         self.trouble: str | None = None
         self.at_work: Callable[[], Iterable[tuple[Job, Stage, JobDir]]] = lambda: ()
         """The stages that run now, as soon as somebody knows: they were promised the room that they still need."""
+        self._promise: int | None = None
         if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
             self._ballast.drop()
 
     def keep(self, now: float, wall: float) -> None:
         """Restore the ballast when there is room, and see to the daily copy."""
+        self._promise = None
         if now < self._next:
             return
         self._next = now + EVERY_SECONDS
@@ -58,17 +60,22 @@ class Upkeep:
             return None
         if not self._ballast.is_there:
             return Waiting.DISK, "the disk of the state folder is full"
-        promised = promised_bytes(self.at_work())
-        return lacks_room(job, stage, job_dir, self._state, self._settings, promised=promised)
+        return lacks_room(job, stage, job_dir, self._state, self._settings, promised=self._promised())
 
     def lacks_room_for(self, size: int, copying: int) -> str | None:
         """Why a drop of `size` bytes is not taken in beside those that are being copied; None when there is room."""
         space = space_of(self._state)
         needs, reserve = size + NOTHING_FREE_BYTES, reserve_bytes(self._settings, space)
-        promised = copying + promised_bytes(self.at_work())
+        promised = copying + self._promised()
         if self._ballast.is_there and fits(needs, reserve, space, promised=promised):
             return None
         return little_room("taking in what lies in the inbox", needs, reserve, space, promised=promised)
+
+    def _promised(self) -> int:
+        # Once a turn: thousands of drops may wait for room.
+        if self._promise is None:
+            self._promise = promised_bytes(self.at_work())
+        return self._promise
 
     def close(self) -> None:
         self._backup.wait(EVERY_SECONDS)
