@@ -117,8 +117,8 @@ def test_the_harness_sees_an_attempt_that_is_counted_after_it_started(folder: Pa
 
 
 def test_the_harness_sees_a_drop_that_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    line = "store.add_job(one.job, copied.keys if one is staged[0] else ())"
-    plant(monkeypatch, intake, "_record", line, "store.add_job(one.job, ())")
+    line = "store.add_job(one.job, copied.keys if one is staged[0] else (), identity=one.identity)"
+    plant(monkeypatch, intake, "_record", line, "store.add_job(one.job, (), identity=one.identity)")
     total = test_crash.crash_points(tmp_path, test_crash.DROPS["single"])
     with pytest.raises(AssertionError, match="killed at line"):
         test_crash.crash_everywhere(tmp_path, test_crash.DROPS["single"], list(range(total, total // 2, -2)))
