@@ -31,8 +31,8 @@ Obstacle = Callable[[Job, Stage], tuple[Waiting, str] | None]
 """Why a stage of a job cannot start now, and the details for people; None when it can."""
 
 
-# What a job waits for because the GPU's lane was closed: no longer true once the lane is open.
-OF_THE_LANE: Final = frozenset({Waiting.PAUSED, Waiting.WINDOW, Waiting.GPU, Waiting.MEMORY})
+# What a job waited for when the GPU was free for it: no longer known while the GPU works for another one.
+OF_THE_MOMENT: Final = frozenset({Waiting.PAUSED, Waiting.WINDOW, Waiting.GPU, Waiting.MEMORY, Waiting.DISK})
 
 
 def nothing_in_the_way(job: Job, stage: Stage) -> None:
@@ -189,7 +189,7 @@ class Crew:
                     self._launch(begun, stage, now)
         # What is left waits for its turn only, whatever closed the lane before.
         left = [job for job, stage in jobs if LANES[stage] is Lane.GPU and job.number not in told and is_due(job, wall)]
-        self._mark_waiting([job for job in left if job.waiting in OF_THE_LANE], Waiting.NONE)
+        self._mark_waiting([job for job in left if job.waiting in OF_THE_MOMENT], Waiting.NONE)
 
     def held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
         """Why a stage goes on only when a person lets it; None when it may go on by itself."""
