@@ -1,8 +1,7 @@
 """What a training reports is shown and counted once, whatever became of the books or of the file in between."""
 
-import os
-import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from appliance.job import Stage
 from appliance.job_dir import ProgressWriter
+from appliance.running import StopReason
 from appliance.store import Store
 from tests.box import Box
 
@@ -73,7 +73,7 @@ def test_a_start_that_meets_a_locked_database_counts_nothing_twice(
 
     monkeypatch.setattr(Store, "note_process", note_process)
     for number in range(1, times + 1):
-        os.kill(box.appliance.crew.running[1].process.pid, signal.SIGTERM)
+        box.appliance.crew.ask_gpu_to_stop(time.monotonic(), StopReason.PREEMPTED)
         box.turn_until(lambda number=number: len(failures) == number)
         box.turn_until(lambda: box.runs(Stage.TRAIN))
         assert step_shown(box) == 10
