@@ -243,7 +243,7 @@ def uneven_batch(effective: int, micro_batch: int) -> Problem | None:
     return Problem(
         code="batch_not_divisible",
         message=f"effective_batch_size is {effective}, which is not a multiple of per_device_train_batch_size "
-        f"{micro_batch}; {nearest} would be",
+        f"{micro_batch}; make it {nearest}, for example",
         reason=Reason.RECIPE_SCHEMA,
         key="effective_batch_size",
         found=str(effective),

@@ -177,13 +177,20 @@ def test_a_damaged_result_is_told_of_without_its_figures(desk, listener):
     until(lambda: [one["title"] for one in listener.heard] == ["0001-support has finished"])
 
 
-def test_a_result_that_cannot_be_read_is_looked_at_again(desk, listener, caplog):
-    broken = desk.jobs / "0001-support" / Stage.VERIFY / "result.json"
-    broken.mkdir(parents=True)
+def test_a_result_whose_figures_cannot_be_read_is_told_without_them(desk, listener):
+    (desk.jobs / "0001-support" / Stage.VERIFY / "result.json").mkdir(parents=True)
+    job = desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
+    until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
+
+
+def test_what_cannot_be_marked_as_told_is_looked_at_again_and_told_once(desk, listener, caplog):
+    desk.store.connection.execute(
+        "CREATE TRIGGER unmarkable BEFORE INSERT ON facts BEGIN SELECT RAISE(FAIL, 'full'); END"
+    )
     job = desk.end(1, Outcome.FAILED, failure=FailureClass.STALLED)
     until(lambda: "the notifier could not look and tries again" in caplog.text)
     assert listener.heard == []
-    broken.rename(broken.with_name("aside"))
+    desk.store.connection.execute("DROP TRIGGER unmarkable")
     until(lambda: [one["title"] for one in listener.heard] == [f"{job.id} has failed"])
 
 

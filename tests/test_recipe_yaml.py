@@ -143,7 +143,7 @@ BAD = {
     "epochs and steps": Bad(BASE + "num_train_epochs: 1\nmax_steps: 9\n", "exclusive_keys", 3, "keep one of them"),
     "two warm-ups": Bad(BASE + "warmup_steps: 1\nwarmup_ratio: 0.1\n", "exclusive_keys", 3, "keep one of them"),
     "uneven batch": Bad(
-        BASE + "per_device_train_batch_size: 64\neffective_batch_size: '8'\n", "batch_not_divisible", 3, "64 would be"
+        BASE + "per_device_train_batch_size: 64\neffective_batch_size: '8'\n", "batch_not_divisible", 3, "make it 64"
     ),
     "uneven batch and more": Bad(
         "effective_batch_size: 10\nper_device_train_batch_size: 4\n" + BASE + "lr: 1\n",
