@@ -13,7 +13,7 @@ from appliance import processes
 from appliance.exits import EndKind, StageEnd, explain_no_start
 from appliance.following import Follower
 from appliance.guard import MemoryGuard, Trip, describe
-from appliance.job import ENDED, LANES, FailureClass, Job, JobState, Lane, Stage, Waiting
+from appliance.job import ENDED, LANES, FailureClass, Job, JobState, Lane, Outcome, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.order import is_due, next_stage, startable
 from appliance.pipeline import Pipeline
@@ -107,9 +107,12 @@ class Crew:
     def _note_end(self, running: Running, now: float, *, wall: float) -> tuple[Job, Stage, StageEnd]:
         code = running.process.poll()
         assert code is not None, "asked only of those that are over"
-        self._follow(running, now)
         job = self._store.job(running.job.number) or running.job
         seconds = now - running.began
+        if self._pipeline.lose(job, now=wall):
+            self._let_go(running)
+            return job, running.stage, StageEnd(EndKind.FAILED, failure=FailureClass.INTERNAL)
+        self._follow(running, now)
         job, end = self._pipeline.end(
             job,
             running.stage,
@@ -120,11 +123,14 @@ class Crew:
             asked=running.stop_asked is not None,
         )
         # Not before it is written down: a turn that fails above is gone through again.
-        del self.running[job.number]
-        if self._guard is not None:
-            self._guard.release(running.process)
+        self._let_go(running)
         _log_end(job, running.stage, end, seconds)
         return job, running.stage, end
+
+    def _let_go(self, running: Running) -> None:
+        del self.running[running.job.number]
+        if self._guard is not None:
+            self._guard.release(running.process)
 
     def _why_ended(self, running: Running) -> StageEnd | None:
         """What ended a stage where its exit code does not tell: we did."""
@@ -150,7 +156,7 @@ class Crew:
                 continue
             with self._alone(job):
                 if not self._pipeline.lose(job, now=wall):
-                    job = self._picked_up(job, wall)
+                    job = self._cancelled(self._picked_up(job, wall))
                     found.append((job, next_stage(job, self._pipeline.dir(job))))
         return found
 
@@ -215,6 +221,12 @@ class Crew:
         return [r for r in self.running.values() if LANES[r.stage] is Lane.GPU and not r.over]
 
     @property
+    def trouble(self) -> str | None:
+        """What keeps the end of a stage from being written down, for people; None when nothing does."""
+        over = (running.job for running in self.running.values() if running.over)
+        return next((f"{job.id}: {self._troubles[job.number]}" for job in over if job.number in self._troubles), None)
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing runs any more. What is still here could not be written down yet."""
         return all(running.over for running in self.running.values())
@@ -250,6 +262,14 @@ class Crew:
             del self._unstarted[job.number]
             return job
         return self._pipeline.interrupted(job, stage, same_boot=True, now=wall)
+
+    def _cancelled(self, job: Job) -> Job:
+        """A job that nobody works on and that was cancelled ends here, as soon as that can be written down."""
+        job_dir = self._pipeline.dir(job)
+        if not job.cancel_requested or job_dir.outcome() is not None:
+            return job
+        stage = next_stage(job, job_dir)
+        return self._pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
 
     def _launch(self, job: Job, stage: Stage, now: float) -> None:
         job_dir = self._pipeline.dir(job)
@@ -297,9 +317,13 @@ class Crew:
             self._mark_waiting([self._store.job(job.number) or job], *self.held_up(job, error))
 
     def _mark_waiting(self, jobs: Iterable[Job], reason: Waiting, detail: str = "") -> None:
-        for job in jobs:
-            if job.state is JobState.QUEUED and (job.waiting, job.waiting_detail) != (reason, detail):
-                self._store.save(replace(job, waiting=reason, waiting_detail=detail))
+        queued = (job for job in jobs if job.state is JobState.QUEUED)
+        changed = [job for job in queued if (job.waiting, job.waiting_detail) != (reason, detail)]
+        if changed:
+            # Hundreds may wait for the same: one write to the disk, not one for each.
+            with self._store.transaction():
+                for job in changed:
+                    self._store.save(replace(job, waiting=reason, waiting_detail=detail))
 
 
 def trouble_with(error: Exception) -> str:

@@ -18,12 +18,13 @@ from appliance.admission import Admission
 from appliance.again import Reruns
 from appliance.crew import Crew, Start
 from appliance.errors import ApplianceError
+from appliance.exits import EndKind
 from appliance.gate import PushRules
 from appliance.gpu_lane import lane_of
 from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
-from appliance.job import ENDED, LANES, Lane, Priority, Stage, outbox_name
+from appliance.job import LANES, Lane, Priority, Stage, outbox_name
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.opening import open_database
@@ -116,11 +117,11 @@ class Appliance:
             start=start,
             guard=self.guard,
             stall_seconds=settings.stall_minutes * 60,
-            on_trouble=self.upkeep.met,
+            on_trouble=self.upkeep.met_with_one_job,
         )
         self.upkeep.at_work = lambda: [(r.job, r.stage, self.pipeline.dir(r.job)) for r in self.crew.running.values()]
         self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
-        self.wishes = Wishes(self.store, self.pipeline, self.crew, self.pushes)
+        self.wishes = Wishes(self.store, self.crew, self.pushes)
         self.gpu = GpuPresence()
         self.lane = lane_of(settings, self.store, self.guard, fault=self.gpu.fault)
         admission = Admission(settings, free_bytes=self.gpu.free_bytes)
@@ -207,7 +208,7 @@ class Appliance:
         for job, stage, end in self.crew.reap(now, wall=wall):
             if LANES[stage] is Lane.GPU:
                 self.lane.ended(now, end)
-            if job.state in ENDED and job.outcome is not None:
+            if stage is Stage.PUBLISH and end.kind is EndKind.DONE and job.outcome is not None:
                 self.tidying.tidy(job, wall)
                 where = self.places.outbox / outbox_name(job.id, job.outcome)
                 logger.info("%s, see %s", job.state, where, extra={"job": job.id})
@@ -234,7 +235,13 @@ class Appliance:
             trained=dict(self.crew.trained),
             last_scan=wall - (now - self.reception.last_scan) if self.reception.last_scan is not None else None,
             paused=self._paused(),
-            trouble=self.upkeep.trouble or self.reception.storage_problem or self.reception.no_room or self.gpu.fault(),
+            trouble=(
+                self.upkeep.trouble
+                or self.crew.trouble
+                or self.reception.storage_problem
+                or self.reception.no_room
+                or self.gpu.fault()
+            ),
             notes=(*self.wishes.refused(wall), *self.reception.idle),
             guard_turn=self.guard.last_turn,
         )

@@ -179,7 +179,7 @@ class Reception:
         if survey.availability is not Availability.AVAILABLE:
             return
         self.last_scan = now
-        self._pressed = {path: entry for path, entry in self._pressed.items() if path in survey.buttons}
+        self._pressed = {path: entry for path, entry in self._pressed.items() if path in survey.button_names}
         for key in survey.returned:
             self._store.forget_source(key)
         self._forget_absent(survey.absent)

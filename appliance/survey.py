@@ -4,6 +4,7 @@ A network share can hang for minutes and a folder can hold ten thousands of name
 found.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from appliance.recipe_yaml import peek
 from appliance.settling import Drop, Rules
 from appliance.sightings import Ending, Entry, Kind, Sighting, observe
 from appliance.store import DropKey
+
+logger = logging.getLogger(__name__)
 
 # How many files are looked into at a time: the rest waits for the next survey, and no file waits for all of them.
 MOST_ENDS = 500
@@ -59,6 +62,8 @@ class Survey:
     """Files that could not be taken and now can: they count as new."""
     absent: tuple[DropKey, ...] = ()
     """Sources that are nowhere to be seen."""
+    button_names: frozenset[str] = frozenset()
+    """All files that are buttons, also those that were seen too lately to act."""
     idle: tuple[tuple[str, str], ...] = ()
     """Folders that are no drops, each with why."""
     recipes: tuple[str, ...] = ()
@@ -87,6 +92,7 @@ class Surveyor:
         self._rules = rules
         self._library = library
         self._recipes = tuple(sorted(rules.recipe_folders))
+        self._library_trouble = ""
         self._sightings: dict[str, Sighting] = {}
         self._endings: dict[tuple[str, Entry], Ending] = {}
         self._wanted: dict[tuple[str, Entry], str | None] = {}
@@ -110,9 +116,17 @@ class Surveyor:
         return self._survey(now, taken)
 
     def _read_library(self, listing: Mapping[str, Entry]) -> None:
-        if self._library is None or not self._library.is_dir():
+        try:
+            if self._library is None or not self._library.is_dir():
+                return
+            self._recipes = library_recipes(self._library)
+        except OSError as error:
+            # Its disk is away: the library that was seen last stays.
+            if repr(error) != self._library_trouble:
+                logger.warning("the library of recipes cannot be read: %s", error)
+            self._library_trouble = repr(error)
             return
-        self._recipes = library_recipes(self._library)
+        self._library_trouble = ""
         # Who drops into the folder of a recipe that went means that recipe, and is told that it is gone.
         gone = self._rules.recipe_folders.difference(self._recipes)
         left = {name for name in gone if name in listing or f"{CHECK_FOLDER}/{name}" in listing}
@@ -139,6 +153,7 @@ class Surveyor:
             frozenset(path for path in _recipes(sightings) if (path, sightings[path].entry) not in self._wanted),
             # Whoever makes a file writes into it a moment later.
             buttons={path: seen for path, seen in buttons.items() if now - seen.since >= self._rules.quiet_seconds},
+            button_names=frozenset(buttons),
             leftovers=leftovers,
             returned=returned,
             absent=tuple(key for key in taken if key not in there),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from appliance.database import DailyBackup, LockedError, explain
-from appliance.disk import NOTHING_FREE_BYTES, Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.disk import FULL, NOTHING_FREE_BYTES, Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
-from appliance.preflight import fits, lacks_room, little_room, promised_bytes
+from appliance.preflight import fits, lacks_room, little_room, needed_bytes, promised_bytes
 from appliance.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,14 @@ class Upkeep:
         self.at_work: Callable[[], Iterable[tuple[Job, Stage, JobDir]]] = lambda: ()
         """The stages that run now, as soon as somebody knows: they were promised the room that they still need."""
         self._promise: int | None = None
+        self._let_in: dict[tuple[int, Stage], int] = {}
         if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
             self._ballast.drop()
 
     def keep(self, now: float, wall: float) -> None:
         """Restore the ballast when there is room, and see to the daily copy."""
         self._promise = None
+        self._let_in.clear()
         if now < self._next:
             return
         self._next = now + EVERY_SECONDS
@@ -54,13 +56,24 @@ class Upkeep:
             return True
         return isinstance(error, sqlite3.Error) and isinstance(explain(error, self._database), LockedError)
 
+    def met_with_one_job(self, error: BaseException) -> None:
+        """An error with the files of one job. Only a full disk is everybody's; a bad sector in one of them is not."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            self.met(error)
+
     def obstacle(self, job: Job, stage: Stage, job_dir: JobDir) -> tuple[Waiting, str] | None:
         """Why a stage should not start for lack of disk. What is finished is published: that makes room."""
         if stage is Stage.PUBLISH:
             return None
         if not self._ballast.is_there:
             return Waiting.DISK, "the disk of the state folder is full"
-        return lacks_room(job, stage, job_dir, self._state, self._settings, promised=self._promised())
+        others = sum(needs for key, needs in self._let_in.items() if key != (job.number, stage))
+        promised = self._promised() + others
+        held = lacks_room(job, stage, job_dir, self._state, self._settings, promised=promised)
+        if held is None:
+            # It may begin in this turn: whoever is asked about next finds so much less.
+            self._let_in[job.number, stage] = needed_bytes(job, stage, job_dir)
+        return held
 
     def lacks_room_for(self, size: int, copying: int) -> str | None:
         """Why a drop of `size` bytes is not taken in beside those that are being copied; None when there is room."""

@@ -8,9 +8,7 @@ from typing import Final
 from appliance.actions import why_not
 from appliance.crew import Crew
 from appliance.disk import is_disk_trouble
-from appliance.job import ENDED, Outcome, Waiting
-from appliance.order import next_stage
-from appliance.pipeline import Pipeline
+from appliance.job import ENDED, Waiting
 from appliance.pushes import Pushes
 from appliance.store import Request, Store
 
@@ -24,8 +22,8 @@ SHOWN_SECONDS: Final = 3600.0
 class Wishes:
     """Does what was asked for. Asking twice, or too late, changes nothing."""
 
-    def __init__(self, store: Store, pipeline: Pipeline, crew: Crew, pushes: Pushes) -> None:
-        self._store, self._pipeline, self._crew, self._pushes = store, pipeline, crew, pushes
+    def __init__(self, store: Store, crew: Crew, pushes: Pushes) -> None:
+        self._store, self._crew, self._pushes = store, crew, pushes
         self._refused: dict[str, tuple[float, str]] = {}
 
     def act_on_all(self, now: float, wall: float) -> None:
@@ -80,21 +78,20 @@ class Wishes:
     def cancel(self, number: int, now: float, wall: float) -> None:
         """Stop a job wherever it is. One that is being published is finished instead."""
         job = self._store.job(number)
-        if job is None or job.state in ENDED or job.cancel_requested or self._pipeline.dir(job).outcome() is not None:
+        if job is None or job.state in ENDED or job.cancel_requested or job.outcome is not None:
             return
         job = replace(job, cancel_requested=True)
         self._store.save(job)
         self._store.note(number, "cancel_requested", now=wall)
         logger.info("cancel was asked for", extra={"job": job.id})
-        if not self._crew.ask_to_stop(number, now):
-            stage = next_stage(job, self._pipeline.dir(job))
-            self._pipeline.settle(job, Outcome.CANCELLED, stage=stage, message="cancelled by request")
+        # One that nobody works on is ended by the crew, still in this turn.
+        self._crew.ask_to_stop(number, now)
 
     def _approve(self, number: int, wall: float) -> None:
         """Let a job start that takes longer than those that start by themselves, or go on in spite of what it did."""
         job = self._store.job(number)
         if job is None or job.state in ENDED or (job.approved and job.waiting is not Waiting.APPROVAL):
             return
-        self._store.save(replace(job, approved=True))
+        self._store.save(replace(job, approved=True, waiting=Waiting.NONE, waiting_detail=""))
         self._store.note(number, "approved", now=wall)
         logger.info("approved", extra={"job": job.id})

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,59 @@ def test_an_end_that_cannot_be_written_down_holds_up_no_other_training(box: Box)
     assert box.ended(2).state is JobState.SUCCEEDED
     undo()
     assert box.ended(1).state is JobState.SUCCEEDED
+
+
+def test_an_end_that_cannot_be_written_down_is_told_on_the_board(box: Box):
+    box.drop("a.jsonl", train="sleep once")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    undo = refuse_reads(folder(box) / "job.json")
+    box.appliance.crew.running[1].process.kill()
+    box.turn_until(lambda: "0001-a: job.json in its folder cannot be used" in str(box.appliance.view.trouble))
+    undo()
+    assert box.ended(1).state is JobState.SUCCEEDED
+    assert box.appliance.view.trouble is None
+
+
+def test_a_job_whose_folder_goes_while_a_stage_works_ends(box: Box):
+    box.drop("a.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    shutil.rmtree(folder(box))
+    box.appliance.crew.running[1].process.kill()
+    job = box.ended(1)
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.INTERNAL)
+    assert (box.appliance.crew.running, box.appliance.store.open_attempts()) == ({}, [])
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+
+
+def test_a_bad_sector_in_one_file_is_no_full_disk(box: Box, monkeypatch: pytest.MonkeyPatch):
+    paused(box)
+    bad, read = folder(box) / "check" / "result.json", Path.read_text
+
+    def read_text(path: Path, *arguments: Any, **more: Any) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    assert waits(box, Waiting.DISK)
+    assert (box.settings.state / "ballast").exists()
+
+
+def test_a_cancel_is_kept_to_although_it_cannot_be_written_down_at_once(box: Box):
+    paused(box)
+    undo = refuse_reads(folder(box) / "outcome.json")
+    (box.inbox / "0001.cancel").touch()
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.cancel_requested)
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    for _ in range(5):
+        box.tick()
+    undo()
+    assert box.ended(1).state is JobState.CANCELLED
+    assert "train" not in [event.get("stage") for event in box.history(1)]
 
 
 def test_a_daemon_stops_although_an_end_cannot_be_written_down(tmp_path: Path):
@@ -215,7 +269,11 @@ def test_a_training_that_gets_further_and_takes_the_machine_down_each_time_waits
     assert job is not None
     assert f"went down {crashes} times" in job.waiting_detail
     assert "appliance approve 1" in job.waiting_detail
+    box.drop("b.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN, 2))
     box.appliance.store.ask("approve", "1", now=0.0)
+    box.turn_until(lambda: waits(box, Waiting.NONE))
+    box.appliance.store.ask("cancel", "2", now=0.0)
     box.turn_until(lambda: box.runs(Stage.TRAIN))
     retries = dict(((name, labels.get("reason")), value) for name, labels, value in box.appliance.store.counters())
     assert retries["job_retries_total", "host_crashed"] == crashes

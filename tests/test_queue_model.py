@@ -89,7 +89,7 @@ class Queue(RuleBasedStateMachine):
         self.pipeline = Pipeline(self.store, self.places.jobs, ATTEMPTS, "boot", RULES)
         self.crew = Crew(self.pipeline, self.store, start=start)
         pushes = Pushes(self.store, Settings(), job_dir=self.pipeline.dir, start=start, boot_id="boot")
-        self.wishes = Wishes(self.store, self.pipeline, self.crew, pushes)
+        self.wishes = Wishes(self.store, self.crew, pushes)
         self.crew.recover(self.now)
         shutil.rmtree(self.places.incoming, ignore_errors=True)
         self.places.incoming.mkdir()

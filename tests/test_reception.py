@@ -1,6 +1,8 @@
 """The reception: nothing that the inbox's file system does holds up the loop, and nothing is taken twice or never."""
 
+import errno
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -465,6 +467,39 @@ def test_a_file_with_content_is_no_button_and_comes_back(box: Box, name: str, co
     assert (job.outcome, box.appliance.view.paused) == (Outcome.REJECTED, False)
     assert "buttons are empty" in job.message
     assert (box.outbox / f"{job.id}.rejected" / "dropped" / name).read_text() == content
+
+
+def test_a_button_that_cannot_go_acts_once_whatever_the_share_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(inbox: Inbox, path: str, entry: Entry) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Inbox, "remove", refuse)
+    box = Box(tmp_path, quiet_seconds=0.2)
+    (box.inbox / "queue.pause").touch()
+    box.turn_until(lambda: box.appliance.view.paused)
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    box.turn_until(lambda: not box.appliance.view.paused)
+    away = box.inbox.rename(box.inbox.with_name("away"))
+    box.turn_until(lambda: box.appliance.reception.availability is not Availability.AVAILABLE)
+    away.rename(box.inbox)
+    # It has lain there for the quiet time again.
+    box.turn_until(lambda: "queue.pause" in box.appliance.reception._seen.buttons)
+    box.tick()
+    assert not box.appliance.view.paused
+    box.stop()
+
+
+def test_a_library_whose_disk_is_away_stays_and_drops_are_taken(box: Box, monkeypatch: pytest.MonkeyPatch, caplog):
+    def is_dir(path: Path) -> bool:
+        if path == box.settings.recipes:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat.S_ISDIR(path.stat().st_mode)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: box.job(1) is not None)
+    assert box.appliance.recipes == ("default",)
+    assert caplog.text.count("the library of recipes cannot be read") == 1
 
 
 def test_a_button_that_is_still_being_written_does_not_act(tmp_path: Path):

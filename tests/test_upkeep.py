@@ -209,6 +209,22 @@ def test_what_a_running_training_may_still_write_is_promised_to_it(tmp_path: Pat
         box.stop()
 
 
+def test_two_that_begin_in_one_turn_are_not_promised_the_same_room(tmp_path: Path):
+    with small_disk(tmp_path, 500 * MB):
+        upkeep = Upkeep(Settings(state=tmp_path, disk_reserve_gb=0), tmp_path / DATABASE)
+        upkeep.keep(0.0, 0.0)
+        one, other = (make_job(tmp_path, {"b.jsonl": "{}"}, name=name, number=n) for n, name in ((1, "a"), (2, "b")))
+        for job_dir in (one, other):
+            (job_dir.stage(Stage.CHECK) / "rows.jsonl").touch()
+            os.truncate(job_dir.stage(Stage.CHECK) / "rows.jsonl", 70 * MB)
+        assert upkeep.obstacle(one.read_job(), Stage.PREPARE, one) is None
+        assert upkeep.obstacle(one.read_job(), Stage.PREPARE, one) is None
+        assert upkeep.obstacle(other.read_job(), Stage.PREPARE, other) is not None
+        # In the next turn whoever did not begin after all has been promised nothing.
+        upkeep.keep(0.25, 0.25)
+        assert upkeep.obstacle(other.read_job(), Stage.PREPARE, other) is None
+
+
 def test_every_stage_is_looked_at_with_its_own_measure(tmp_path: Path):
     job_dir = make_job(tmp_path, {"a.jsonl": "x" * 1000})
     job = job_dir.read_job()
