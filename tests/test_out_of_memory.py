@@ -125,6 +125,22 @@ def eat(process: subprocess.Popen[str], megabytes: int) -> None:
     process.stdin.write(f"{megabytes}\n")
 
 
+def eat_below(process: subprocess.Popen[str], floor: int) -> float:
+    """Take memory piece by piece until less than `floor` is left, and a little more. Returns the moment it was crossed.
+
+    Whoever else runs here gives back and takes meanwhile: no amount that is known before is sure to be enough.
+    """
+    assert process.stdout is not None
+    for _ in range(100):
+        eat(process, 64)
+        assert process.stdout.readline() == "full\n"
+        if below(floor):
+            crossed = time.monotonic()
+            eat(process, 320)
+            return crossed
+    raise AssertionError(f"{read_memory().available_bytes} bytes are left")
+
+
 def below(free: int) -> bool:
     return read_memory().available_bytes < free
 
@@ -204,8 +220,7 @@ def test_a_real_training_saves_in_time_when_memory_runs_out_and_ends_well_when_i
         checkpoint = newest_good_checkpoint(train / "checkpoints")
         assert checkpoint is not None
         with eating() as eater:
-            eat(eater, 1500)
-            crossed = moment_of(daemon, lambda: below(floor))
+            crossed = eat_below(eater, floor)
             saved = moment_of(daemon, lambda: newer_than(checkpoint, train))
             assert saved - crossed < 5.0
             # Nothing begins while the memory is away, and the daemon answers.
