@@ -100,6 +100,12 @@ class Box:
     def job(self, number: int) -> Job | None:
         return self.appliance.store.job(number)
 
+    def folder(self, number: int = 1) -> Path:
+        """Where everything about a job lies."""
+        job = self.job(number)
+        assert job is not None
+        return self.appliance.places.jobs / job.id
+
     def ended(self, number: int = 1, *, seconds_a_turn: float = 0.0) -> Job:
         """The job at its end. With `seconds_a_turn` the clocks run ahead, so that pauses pass by."""
 

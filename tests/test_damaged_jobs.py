@@ -26,12 +26,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
     box.stop()
 
 
-def folder(box: Box, number: int = 1) -> Path:
-    job = box.job(number)
-    assert job is not None
-    return box.appliance.places.jobs / job.id
-
-
 def held(box: Box) -> None:
     """A job that is ready to train and is not let."""
     box.appliance.store.ask("pause", "queue", now=0.0)
@@ -43,7 +37,7 @@ def held(box: Box) -> None:
 @pytest.mark.parametrize("stage", [Stage.CHECK, Stage.PREPARE])
 def test_a_stage_whose_result_is_damaged_is_done_again(box: Box, stage: Stage, spoilt: str):
     held(box)
-    (folder(box) / stage / "result.json").write_text(spoilt)
+    (box.folder() / stage / "result.json").write_text(spoilt)
     box.appliance.store.ask("resume", "queue", now=0.0)
     assert box.ended(1).state is JobState.SUCCEEDED
     assert [event["stage"] for event in box.history(1) if event["event"] == "stage_started"].count(stage) == 2
@@ -51,7 +45,7 @@ def test_a_stage_whose_result_is_damaged_is_done_again(box: Box, stage: Stage, s
 
 def test_a_job_whose_folder_goes_ends_and_the_next_one_trains(box: Box):
     held(box)
-    shutil.rmtree(folder(box))
+    shutil.rmtree(box.folder())
     box.appliance.store.ask("resume", "queue", now=0.0)
     box.drop("b.jsonl")
     job = box.ended(1)
@@ -87,7 +81,7 @@ def test_an_orphan_without_a_record_is_left_alone_and_the_work_goes_on(box: Box,
 def test_the_board_shows_an_ended_job_whose_figures_are_damaged(box: Box):
     box.drop("a.jsonl")
     box.ended(1)
-    (folder(box) / Stage.VERIFY / "result.json").write_text("\0" * 200)
+    (box.folder() / Stage.VERIFY / "result.json").write_text("\0" * 200)
     box.drop("b.jsonl")
     box.ended(2)
     status = box.outbox / "STATUS.md"
@@ -97,7 +91,7 @@ def test_the_board_shows_an_ended_job_whose_figures_are_damaged(box: Box):
 def test_a_push_asked_for_without_its_folder_needs_a_person_and_holds_nothing_up(box: Box):
     box.drop("a.jsonl", verdict="no_better")
     assert box.ended(1).push is Push.WITHHELD
-    shutil.rmtree(folder(box))
+    shutil.rmtree(box.folder())
     box.appliance.store.ask("push", "1", now=0.0)
     box.appliance.store.ask("pause", "queue", now=0.0)
     box.turn_until(lambda: box.appliance.store.requests() == [])

@@ -24,12 +24,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
     box.stop()
 
 
-def folder(box: Box, number: int = 1) -> Path:
-    job = box.job(number)
-    assert job is not None
-    return box.appliance.places.jobs / job.id
-
-
 def waits(box: Box, reason: Waiting, number: int = 1) -> bool:
     job = box.job(number)
     return job is not None and job.waiting is reason
@@ -59,7 +53,7 @@ def refuse_reads(path: Path) -> Callable[[], None]:
 @pytest.mark.parametrize("name", ["outcome.json", "check/result.json", "prepare/plan.json"])
 def test_a_file_that_cannot_be_read_holds_up_its_own_job_until_it_can(box: Box, name: str):
     paused(box)
-    undo = refuse_reads(folder(box) / name)
+    undo = refuse_reads(box.folder() / name)
     box.appliance.store.ask("resume", "queue", now=0.0)
     box.drop("b.jsonl")
     assert box.ended(2).state is JobState.SUCCEEDED
@@ -75,7 +69,7 @@ def test_an_end_that_cannot_be_written_down_holds_up_no_other_training(box: Box)
     box.drop("a.jsonl", train="nap")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
     # The record of the job can neither be replaced nor be written beside itself.
-    undo = refuse_reads(folder(box) / "job.json")
+    undo = refuse_reads(box.folder() / "job.json")
     box.drop("b.jsonl")
     assert box.ended(2).state is JobState.SUCCEEDED
     undo()
@@ -85,7 +79,7 @@ def test_an_end_that_cannot_be_written_down_holds_up_no_other_training(box: Box)
 def test_an_end_that_cannot_be_written_down_is_told_on_the_board(box: Box):
     box.drop("a.jsonl", train="sleep once")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
-    undo = refuse_reads(folder(box) / "job.json")
+    undo = refuse_reads(box.folder() / "job.json")
     box.appliance.crew.running[1].process.kill()
     box.turn_until(lambda: "0001-a: job.json in its folder cannot be used" in str(box.appliance.view.trouble))
     undo()
@@ -96,7 +90,7 @@ def test_an_end_that_cannot_be_written_down_is_told_on_the_board(box: Box):
 def test_a_job_whose_folder_goes_while_a_stage_works_ends(box: Box):
     box.drop("a.jsonl", train="sleep")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
-    shutil.rmtree(folder(box))
+    shutil.rmtree(box.folder())
     box.appliance.crew.running[1].process.kill()
     job = box.ended(1)
     assert (job.state, job.failure) == (JobState.FAILED, FailureClass.INTERNAL)
@@ -107,7 +101,7 @@ def test_a_job_whose_folder_goes_while_a_stage_works_ends(box: Box):
 
 def test_a_bad_sector_in_one_file_is_no_full_disk(box: Box, monkeypatch: pytest.MonkeyPatch):
     paused(box)
-    bad, read = folder(box) / "check" / "result.json", Path.read_text
+    bad, read = box.folder() / "check" / "result.json", Path.read_text
 
     def read_text(path: Path, *arguments: Any, **more: Any) -> str:
         if path == bad:
@@ -124,7 +118,7 @@ def test_a_bad_sector_in_one_file_is_no_full_disk(box: Box, monkeypatch: pytest.
 
 def test_a_cancel_is_kept_to_although_it_cannot_be_written_down_at_once(box: Box):
     paused(box)
-    undo = refuse_reads(folder(box) / "outcome.json")
+    undo = refuse_reads(box.folder() / "outcome.json")
     (box.inbox / "0001.cancel").touch()
     box.turn_until(lambda: (job := box.job(1)) is not None and job.cancel_requested)
     box.appliance.store.ask("resume", "queue", now=0.0)
@@ -139,11 +133,11 @@ def test_a_daemon_stops_although_an_end_cannot_be_written_down(tmp_path: Path):
     box = Box(tmp_path)
     box.drop("a.jsonl", train="sleep")
     box.turn_until(lambda: box.runs(Stage.TRAIN))
-    undo = refuse_reads(folder(box) / "job.json")
+    undo = refuse_reads(box.folder() / "job.json")
     box.stop()
     undo()
     box.start()
-    (folder(box) / "dropped" / "a.jsonl").write_text("{}\n")
+    (box.folder() / "dropped" / "a.jsonl").write_text("{}\n")
     assert box.ended(1).state is JobState.SUCCEEDED
     box.stop()
 
@@ -151,7 +145,7 @@ def test_a_daemon_stops_although_an_end_cannot_be_written_down(tmp_path: Path):
 def test_an_ended_job_whose_figures_cannot_be_read_does_not_keep_the_board_from_the_rest(box: Box):
     box.drop("a.jsonl")
     box.ended(1)
-    refuse_reads(folder(box) / "verify" / "result.json")
+    refuse_reads(box.folder() / "verify" / "result.json")
     box.drop("b.jsonl")
     box.ended(2)
     status = box.outbox / "STATUS.md"
@@ -258,7 +252,7 @@ def test_a_training_that_gets_further_and_takes_the_machine_down_each_time_waits
     crashes = 2 * box.settings.max_attempts
     for number in range(crashes):
         box.turn_until(lambda: box.runs(Stage.TRAIN))
-        checkpoint = folder(box) / "train" / "checkpoints" / f"step-{number + 1:06}"
+        checkpoint = box.folder() / "train" / "checkpoints" / f"step-{number + 1:06}"
         checkpoint.mkdir(parents=True)
         (checkpoint / "COMPLETE.json").write_text("{}")
         box.crash()
