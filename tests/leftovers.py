@@ -36,9 +36,7 @@ def _look_below(pid: int | str, spared: frozenset[Process], found: dict[int, str
         known = _known(child)
         if not known or known <= spared:
             continue
-        command = _command(child)
-        # A process that has ended and was not waited for has no command any more.
-        if command:
+        if command := _command(child):
             found[child] = command
         _look_below(child, spared, found)
 
@@ -60,7 +58,16 @@ def _known(pid: int) -> frozenset[Process]:
 
 
 def _command(pid: int) -> str:
+    """What a process was started with; nothing when it has ended, whether or not anybody waited for it."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        # Empty is that of an ended process, and for a moment that of one which becomes another program.
+        return command or _name_of_running(Path(f"/proc/{pid}/stat").read_text())
     except OSError:
         return ""
+
+
+def _name_of_running(status: str) -> str:
+    before, _, after = status.rpartition(")")
+    ended = after.split()[0] in "ZX"
+    return "" if ended else before.partition("(")[2]

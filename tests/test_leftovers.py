@@ -34,24 +34,25 @@ def planted(way: str) -> Iterator[int]:
     script, session = WAYS[way]
     quiet = subprocess.DEVNULL
     shell = subprocess.Popen(["sh", "-c", script], start_new_session=session, stdout=quiet, stderr=quiet)
-    until(lambda: sleepers())
-    (pid,) = sleepers()
-    yield pid
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    shell.wait()
-    if pid != shell.pid and os.getpid() == parent(pid):
-        os.waitpid(pid, 0)
+    try:
+        until(sleepers)
+        (pid,) = sleepers()
+        yield pid
+    finally:
+        left = sleepers()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        shell.wait()
+        for pid in left:
+            # Whoever lost its parent is a child of ours by now.
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def sleepers() -> list[int]:
-    return [pid for pid, command in left_running(frozenset(), with_held=True).items() if command.endswith("sleep 300")]
-
-
-def parent(pid: int) -> int | None:
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return None
+    """Those that sleep by now: a shell about to become one has its words in its command as well."""
+    running = left_running(frozenset(), with_held=True)
+    return [pid for pid, command in running.items() if command in ("sleep 300", "/bin/sleep 300")]
 
 
 @pytest.mark.parametrize("way", WAYS)

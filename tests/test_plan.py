@@ -230,9 +230,9 @@ def test_the_speed_estimate_is_of_the_order_the_arithmetic_gives():
 
 def test_planning_is_quick_and_loads_nothing_heavy():
     make_plan(recipe(), LLAMA_70B, facts(5000), SPARK)
-    began = time.perf_counter()
+    began = time.thread_time()
     make_plan(recipe(), LLAMA_70B, facts(5000), SPARK)
-    assert time.perf_counter() - began < 0.05
+    assert time.thread_time() - began < 0.05
     heavy = "{'torch', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)"
     code = f"import sys, appliance.planning.plan; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
