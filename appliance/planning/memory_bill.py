@@ -29,13 +29,12 @@ CHECKPOINT_BYTES: Final = {"cpu": 15.0, "gpu": 2.0}
 # In 16 bits a linear layer of torch keeps its input in bf16; the 4-bit one of bitsandbytes does not.
 KEPT_INPUT_BYTES: Final = {"cpu": 2, "gpu": 0}
 # Unsloth's loss never holds all logits: on a GPU those of 512 tokens or of an eighth of all, whichever is more, and no
-# more than 2 GiB; on a CPU 16 Mi of them. Those exist in bf16, in fp32, and as a gradient; on a CPU that once more in
-# bf16.
+# more than 2 GiB; on a CPU 16 Mi of them. Those exist in bf16, in fp32, and as a gradient.
 LOSS_CHUNK_TOKENS: Final = 512
 LOSS_CHUNK_SHARE: Final = 8
 LOSS_CHUNK_BYTES: Final = 2 * GIB
 LOSS_CHUNK_LOGITS_CPU: Final = 16 * 1024**2
-LOGIT_BYTES: Final = {"cpu": 2 + 4 + 4 + 2, "gpu": 2 + 4 + 4}
+LOGIT_BYTES: Final = 2 + 4 + 4
 # What a process grows by before it holds anything of the model: code that is loaded at first use, what malloc keeps.
 PROCESS_BYTES_CPU: Final = 45 * 10**6
 # On a CPU oneDNN makes its kernels anew for every length that rows come in, and keeps 1,024 of them: measured, those of
@@ -172,9 +171,9 @@ def _logits_bytes(load: Load, tokens: int) -> int:
     """The logits that exist at the same time. More tokens never make them fewer."""
     vocabulary = load.shape.vocabulary
     if load.kind == "cpu":
-        return min(tokens * vocabulary, LOSS_CHUNK_LOGITS_CPU) * LOGIT_BYTES["cpu"]
+        return min(tokens * vocabulary, LOSS_CHUNK_LOGITS_CPU) * LOGIT_BYTES
     rows = min(tokens, max(LOSS_CHUNK_TOKENS, ceil(tokens / LOSS_CHUNK_SHARE)))
-    return min(rows * vocabulary, max(LOSS_CHUNK_BYTES // 8, 2 * vocabulary)) * LOGIT_BYTES["gpu"]
+    return min(rows * vocabulary, max(LOSS_CHUNK_BYTES // 8, 2 * vocabulary)) * LOGIT_BYTES
 
 
 def _overhead_bytes(load: Load, lengths: int) -> int:
