@@ -42,15 +42,21 @@ class Admission:
         self._free_bytes = free_bytes
         self._looked, self._seen = float("-inf"), Look(0)
 
-    def obstacle(self, job: Job, stage: Stage, job_dir: JobDir, now: float) -> Answer | None:
-        """Why the next stage of a job must not start yet; None when it may. `now` is monotonic."""
+    def held_back(self, job: Job, job_dir: JobDir) -> Answer | None:
+        """Why a training starts only when a person lets it: it takes too long to start by itself. None when it may.
+
+        Raises OSError when the plan cannot be read.
+        """
+        seconds = (job_dir.plan() or {}).get("seconds_estimate")
+        if job.approved or seconds is None or seconds <= self._settings.max_job_hours * HOUR:
+            return None
+        return Waiting.APPROVAL, self._too_long(job, seconds)
+
+    def obstacle(self, stage: Stage, job_dir: JobDir, now: float) -> Answer | None:
+        """Why the next stage of a job does not fit into memory yet; None when it does. `now` is monotonic."""
         if LANES[stage] is not Lane.GPU:
             return None
-        plan = _plan(job_dir)
-        seconds, memory = plan.get("seconds_estimate"), plan.get("memory", {})
-        asks = stage is Stage.TRAIN and not job.approved
-        if asks and seconds is not None and seconds > self._settings.max_job_hours * HOUR:
-            return Waiting.APPROVAL, self._too_long(job, seconds)
+        memory = _plan(job_dir).get("memory", {})
         if "total_bytes" not in memory:
             return None
         # Of a verification too: it holds the same model and one row, without what is kept for learning.

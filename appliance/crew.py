@@ -19,7 +19,7 @@ from appliance.order import is_due, next_stage, startable
 from appliance.pipeline import Pipeline
 from appliance.processes import StageProcess
 from appliance.progress import Progress
-from appliance.running import Running, StopReason
+from appliance.running import FAULTS, Running, StopReason
 from appliance.store import Store
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ Obstacle = Callable[[Job, Stage], tuple[Waiting, str] | None]
 
 
 # What a job waited for when the GPU was free for it: no longer known while the GPU works for another one.
-OF_THE_MOMENT: Final = frozenset({Waiting.PAUSED, Waiting.WINDOW, Waiting.GPU, Waiting.MEMORY, Waiting.DISK})
+OF_THE_MOMENT: Final = frozenset(
+    {Waiting.PAUSED, Waiting.WINDOW, Waiting.GPU, Waiting.MEMORY, Waiting.DISK, Waiting.APPROVAL}
+)
 
 
 def nothing_in_the_way(job: Job, stage: Stage) -> None:
@@ -137,7 +139,9 @@ class Crew:
         trip = self._tripped(running)
         if running.stop_asked is None and trip is None:
             return None
-        if trip is not None and self._guard is not None and running.stop_reason is not StopReason.CANCELLED:
+        # Whoever was leaving anyway has not failed, although others took its memory before it was gone.
+        leaving = running.stop_reason is not None and running.stop_reason not in FAULTS
+        if trip is not None and self._guard is not None and not leaving:
             return StageEnd(EndKind.FAILED, describe(trip, self._guard.floors), failure=FailureClass.MEMORY_GUARD)
         if running.stop_reason is StopReason.STALLED:
             minutes = self._stall_seconds / 60
@@ -175,7 +179,7 @@ class Crew:
         """
         jobs = list(waiting)
         if gpu is not None:
-            self._mark_waiting([job for job, stage in jobs if LANES[stage] is Lane.GPU], *gpu)
+            self._mark_waiting((job, gpu) for job, stage in jobs if LANES[stage] is Lane.GPU)
             jobs = [(job, stage) for job, stage in jobs if LANES[stage] is not Lane.GPU]
         busy = [LANES[running.stage] for running in self.running.values() if not running.over]
         told: set[int] = set()
@@ -184,7 +188,7 @@ class Crew:
             found = obstacle(job, stage)
             if found is not None:
                 told.add(job.number)
-                self._mark_waiting([job], *found)
+                self._mark_waiting([(job, found)])
             return found is None
 
         for job, stage in startable(jobs, busy, now=wall, may_start=may_start):
@@ -195,11 +199,19 @@ class Crew:
                     self._launch(begun, stage, now)
         # What is left waits for its turn only, whatever closed the lane before.
         left = [job for job, stage in jobs if LANES[stage] is Lane.GPU and job.number not in told and is_due(job, wall)]
-        self._mark_waiting([job for job in left if job.waiting in OF_THE_MOMENT], Waiting.NONE)
+        self._mark_waiting((job, (Waiting.NONE, "")) for job in left if job.waiting in OF_THE_MOMENT)
 
-    def held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
-        """Why a stage goes on only when a person lets it; None when it may go on by itself."""
-        return self._pipeline.held_back(job, stage)
+    def hold_back(self, held: Iterable[tuple[Job, tuple[Waiting, str]]]) -> None:
+        """Let each of the jobs say why it does not go on."""
+        self._mark_waiting(held)
+
+    def may_preempt(self, job: Job, stage: Stage) -> bool:
+        """Whether others make room for a job: not when its last try has only waited, as the next one would."""
+        return self._pipeline.last_end(job, stage) is not EndKind.WAITS
+
+    def held_back(self, job: Job) -> tuple[Waiting, str] | None:
+        """Why a training goes on only when a person lets it; None when it may go on by itself."""
+        return self._pipeline.held_back(job)
 
     def ask_to_stop(self, number: int, now: float, reason: StopReason = StopReason.CANCELLED) -> bool:
         """Ask the stage of one job to stop; False when it has none running."""
@@ -314,15 +326,15 @@ class Crew:
             # The books are everybody's.
             raise
         except Exception as error:  # noqa: BLE001
-            self._mark_waiting([self._store.job(job.number) or job], *self.held_up(job, error))
+            self._mark_waiting([(self._store.job(job.number) or job, self.held_up(job, error))])
 
-    def _mark_waiting(self, jobs: Iterable[Job], reason: Waiting, detail: str = "") -> None:
-        queued = (job for job in jobs if job.state is JobState.QUEUED)
-        changed = [job for job in queued if (job.waiting, job.waiting_detail) != (reason, detail)]
+    def _mark_waiting(self, jobs: Iterable[tuple[Job, tuple[Waiting, str]]]) -> None:
+        queued = ((job, why) for job, why in jobs if job.state is JobState.QUEUED)
+        changed = [(job, why) for job, why in queued if (job.waiting, job.waiting_detail) != why]
         if changed:
             # Hundreds may wait for the same: one write to the disk, not one for each.
             with self._store.transaction():
-                for job in changed:
+                for job, (reason, detail) in changed:
                     self._store.save(replace(job, waiting=reason, waiting_detail=detail))
 
 

@@ -29,7 +29,7 @@ from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.order import has_ended_well
 from appliance.priorities import capped
-from appliance.retries import again, crashes_since_approval, last_failure, progress_mark, tries
+from appliance.retries import again, crashes_since_approval, ends_in_a_row, last_end, last_failure, progress_mark
 from appliance.store import Store
 from appliance.texts.why import gist
 
@@ -147,7 +147,8 @@ class Pipeline:
             case EndKind.WAITS:
                 # Room, memory and a GPU come back at any moment, and looking for them costs nothing.
                 longest = LONGEST_PAUSE_SECONDS if ended.waiting is Waiting.NETWORK else SHORT_PAUSE_SECONDS
-                pause = exits.backoff_seconds(tries(self.store, job, stage), longest=longest)
+                waits = ends_in_a_row(self.store, job, stage, EndKind.WAITS)
+                pause = exits.backoff_seconds(waits, longest=longest)
                 return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
 
@@ -241,7 +242,7 @@ class Pipeline:
         return self._hold(job, replace(ended, waiting=retry.waiting), pause=retry.pause, now=now)
 
     def _give_up(self, job: Job, stage: Stage, *, now: float) -> None:
-        failure = last_failure(self.store, job, stage)
+        failure = last_failure(self.store, job, stage, attempts=self.max_attempts)
         message = job.message
         if failure is None:
             failure = FailureClass.HOST_CRASHED
@@ -293,12 +294,16 @@ class Pipeline:
         logger.error(ended.message, extra={"job": job.id})
         return True
 
-    def held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
+    def last_end(self, job: Job, stage: Stage) -> EndKind | None:
+        """How the last run of a stage ended; None before the first end."""
+        return last_end(self.store, job, stage)
+
+    def held_back(self, job: Job) -> tuple[Waiting, str] | None:
         """A training that gets further each time and still takes the machine down with it: a person must look first.
 
         One that gets no further is given up by its attempts; both bound how often a machine is started for nothing.
         """
-        crashes = crashes_since_approval(self.store, job, stage) if stage is Stage.TRAIN else 0
+        crashes = crashes_since_approval(self.store, job)
         if crashes < CRASHES_A_PERSON_SEES_TO * self.max_attempts:
             return None
         return Waiting.APPROVAL, (

@@ -1,10 +1,11 @@
 """What follows a failure: the same stage again, later, in smaller pieces, or not at all."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from appliance import exits
-from appliance.exits import StageEnd
+from appliance.exits import EndKind, StageEnd
 from appliance.files import write_json
 from appliance.job import FailureClass, Job, Stage, Waiting
 from appliance.job_dir import JobDir
@@ -36,40 +37,52 @@ def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store
     if stage is Stage.PUBLISH:
         # There is nothing to fall back to: the result is kept, and publishing is tried at once and then patiently.
         waiting = Waiting.DISK if ended.failure is FailureClass.DISK_FULL else Waiting.NONE
-        return Again(exits.backoff_seconds(tries(store, job, stage) - 1), waiting)
+        return Again(exits.backoff_seconds(ends_in_a_row(store, job, stage, EndKind.FAILED) - 1), waiting)
     if ended.failure in SMALLER_TRIES and stage is Stage.TRAIN:
         return Again() if _may_shrink(job, stage, ended.failure, job_dir, store) else None
-    if not ended.retried or store.attempts(job.number, stage, mark=progress_mark(job_dir)) >= max_attempts:
+    begun = store.attempts(job.number, stage, mark=progress_mark(job_dir))
+    if not ended.retried or begun >= max_attempts:
         return None
     if ended.failure is FailureClass.DISK_FULL:
         return Again(exits.backoff_seconds(1), Waiting.DISK)
-    # The first time at once: whatever it was may be over.
-    return Again(exits.backoff_seconds(tries(store, job, stage) - 1))
+    # The first time at each place at once: whatever it was may be over.
+    return Again(exits.backoff_seconds(begun - 1))
 
 
-def tries(store: Store, job: Job, stage: Stage) -> int:
-    """How often a stage of this job has ended without getting anywhere, this time included."""
-    ends = [event for event in store.events(job.number) if event.get("stage") == stage and "kind" in event]
-    return sum(event["kind"] in (exits.EndKind.WAITS, exits.EndKind.FAILED) for event in ends)
+def ends_in_a_row(store: Store, job: Job, stage: Stage, kind: EndKind) -> int:
+    """How often a stage has ended in one way without any other end in between, the last one included."""
+    return len(list(takewhile(kind.__eq__, reversed(_ends(store, job, stage)))))
 
 
-def crashes_since_approval(store: Store, job: Job, stage: Stage) -> int:
-    """How often the whole machine went down under a stage since somebody last let the job go on."""
+def last_end(store: Store, job: Job, stage: Stage) -> EndKind | None:
+    """How the last run of a stage ended; None before the first end."""
+    ends = _ends(store, job, stage)
+    return ends[-1] if ends else None
+
+
+def _ends(store: Store, job: Job, stage: Stage) -> list[EndKind]:
+    events = store.events(job.number)
+    return [EndKind(event["kind"]) for event in events if event.get("stage") == stage and "kind" in event]
+
+
+def crashes_since_approval(store: Store, job: Job) -> int:
+    """How often the whole machine went down under a training since somebody last let the job go on."""
     crashes = 0
     for event in store.events(job.number):
         if event["event"] == "approved":
             crashes = 0
-        elif event["event"] == "host_crashed" and event.get("stage") == stage:
+        elif event["event"] == "host_crashed" and event.get("stage") == Stage.TRAIN:
             crashes += 1
     return crashes
 
 
-def last_failure(store: Store, job: Job, stage: Stage) -> FailureClass | None:
-    """How the last attempt at a stage failed; None when nobody saw its end, or it did not fail."""
-    ends = [event for event in store.events(job.number) if event.get("stage") == stage]
-    ends = [event for event in ends if event["event"] in ("stage_ended", "daemon_restarted", "host_crashed")]
-    failure = ends[-1].get("failure") if ends else None
-    return FailureClass(failure) if failure else None
+def last_failure(store: Store, job: Job, stage: Stage, *, attempts: int) -> FailureClass | None:
+    """The newest failure that was seen among the last `attempts` of a stage; None when nobody saw one end."""
+    events = [event for event in store.events(job.number) if event.get("stage") == stage]
+    unseen = ("daemon_restarted", "host_crashed")
+    counted = [event for event in events if event["event"] in unseen or event.get("kind") == EndKind.FAILED]
+    failures = [event["failure"] for event in counted[-attempts:] if event.get("failure")]
+    return FailureClass(failures[-1]) if failures else None
 
 
 def progress_mark(job_dir: JobDir) -> str:

@@ -17,7 +17,7 @@ STALLED_STOP_SECONDS: Final = 60.0
 
 
 class StopReason(StrEnum):
-    """Why a stage was asked to stop. Only the first two are somebody's fault."""
+    """Why a stage was asked to stop. Only the first two are a fault of the stage."""
 
     STALLED = "stalled"
     MEMORY_GUARD = "memory_guard"
@@ -25,6 +25,9 @@ class StopReason(StrEnum):
     SHUTDOWN = "shutdown"
     WINDOW = "window"
     PREEMPTED = "preempted"
+
+
+FAULTS: Final = frozenset({StopReason.STALLED, StopReason.MEMORY_GUARD})
 
 
 @dataclass

@@ -13,6 +13,9 @@ from appliance.priorities import makes_room
 from appliance.running import StopReason
 from appliance.upkeep import Upkeep
 
+Look = tuple[bool, int, bool]
+"""What a job that may need a person looked like when that was looked up."""
+
 
 class Starter:
     """Asked once a turn."""
@@ -23,10 +26,11 @@ class Starter:
         self.admission = admission
         self._crew, self._lane, self._upkeep, self._dir = crew, lane, upkeep, job_dir
         self._stepped_back_for: set[int] = set()
+        self._held: dict[int, tuple[Look, tuple[Waiting, str] | None]] = {}
 
     def start(self, now: float, wall: float, *, paused: bool) -> None:
         """Start what there is room for; take the GPU for what could begin on it, give it back when nothing could."""
-        waiting = self._crew.waiting(wall)
+        waiting = self._without_held(self._crew.waiting(wall))
         # One answer a turn: what the GPU is taken for is what begins on it.
         obstacle = cache(partial(self._obstacle, now=now))
         if self._lane.is_outside_window(wall):
@@ -49,19 +53,41 @@ class Starter:
     def _obstacle(self, job: Job, stage: Stage, *, now: float) -> tuple[Waiting, str] | None:
         job_dir = self._dir(job)
         try:
-            return (
-                self._crew.held_back(job, stage)
-                or self._upkeep.obstacle(job, stage, job_dir)
-                or self.admission.obstacle(job, stage, job_dir, now)
-            )
+            return self._upkeep.obstacle(job, stage, job_dir) or self.admission.obstacle(stage, job_dir, now)
         except OSError as error:
             return self._crew.held_up(job, error)
+
+    def _without_held(self, waiting: Iterable[tuple[Job, Stage]]) -> list[tuple[Job, Stage]]:
+        """Without those that only a person lets begin. They say so whatever the GPU does: people decide by day."""
+        jobs = list(waiting)
+        held = {job.number: (job, why) for job, stage in jobs if (why := self._held_back(job, stage)) is not None}
+        self._crew.hold_back(held.values())
+        self._held = {job.number: self._held[job.number] for job, _ in jobs if job.number in self._held}
+        return [(job, stage) for job, stage in jobs if job.number not in held]
+
+    def _held_back(self, job: Job, stage: Stage) -> tuple[Waiting, str] | None:
+        if stage is not Stage.TRAIN:
+            return None
+        # Looked up when something has become of the job, not at every turn: hundreds may wait for the night.
+        look = (job.approved, job.trainings, job.waiting is Waiting.APPROVAL)
+        if job.number not in self._held or self._held[job.number][0] != look:
+            try:
+                why = self._crew.held_back(job) or self.admission.held_back(job, self._dir(job))
+            except OSError as error:
+                return self._crew.held_up(job, error)
+            self._held[job.number] = look, why
+        return self._held[job.number][1]
 
     def _step_back(self, for_gpu: Iterable[tuple[Job, Stage]], obstacle: Obstacle, now: float) -> None:
         """Have a running training make room for a `high` job; once a wait, in case that it does not fit even then."""
         training = [running.job for running in self._crew.on_gpu if running.stage is Stage.TRAIN]
         new = [(job, stage) for job, stage in for_gpu if job.number not in self._stepped_back_for]
-        urgent = {job.number for job, stage in new if makes_room(training, [job]) and _may_begin(obstacle(job, stage))}
+        higher = [(job, stage) for job, stage in new if makes_room(training, [job])]
+        urgent = {
+            job.number
+            for job, stage in higher
+            if _may_begin(obstacle(job, stage)) and self._crew.may_preempt(job, stage)
+        }
         if urgent:
             self._stepped_back_for |= urgent
             self._crew.ask_gpu_to_stop(now, StopReason.PREEMPTED)

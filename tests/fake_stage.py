@@ -40,6 +40,8 @@ DEADLINE_SECONDS, NAP_SECONDS = 120, 4
 def main() -> int:
     stage, job_dir = Stage(sys.argv[1]), JobDir(Path(sys.argv[2]))
     try:
+        for stale in ("problems.json", "failure.json"):
+            (job_dir.stage(stage) / stale).unlink(missing_ok=True)
         if stage is Stage.PUSH:
             return push(job_dir)
         if stage is Stage.PUBLISH:

@@ -1,17 +1,21 @@
 """Which trainings start: what fits into the free memory now, and what nobody has to approve."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta
 
 import pytest
 
+from appliance.actions import why_not
 from appliance.admission import Admission, largest_process
 from appliance.hardware import free_memory_bytes, this_machine
 from appliance.job import JobState, Stage, Waiting
 from appliance.memory import read_memory
 from appliance.settings import Settings
+from appliance.window import Window
 from tests.box import Box
 
 GB = 10**9
@@ -127,6 +131,64 @@ def test_what_takes_longer_than_the_limit_is_held_until_somebody_approves(box):
     box.appliance.store.ask("approve", "1", now=0.0)
     assert box.ended(1).state is JobState.SUCCEEDED
     assert [event["event"] for event in box.history()].count("approved") == 1
+
+
+@pytest.mark.parametrize("closed_by", ["a pause", "the window", "another training"])
+def test_what_waits_for_approval_says_so_and_is_approved_while_the_gpu_is_closed_anyway(box, closed_by):
+    """People decide by day, when the window is closed, so that it begins at night."""
+    if closed_by == "a pause":
+        box.appliance.store.ask("pause", "queue", now=0.0)
+    if closed_by == "the window":
+        box.appliance.lane._window = closed_now()
+    if closed_by == "another training":
+        box.drop("first.jsonl", train="sleep")
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+    number = 2 if closed_by == "another training" else 1
+    box.drop("long.jsonl", plan=plan(seconds=81 * HOUR))
+    waits_for(box, Waiting.APPROVAL, number)
+    for _ in range(5):
+        box.tick()
+    assert why_not(waits_for(box, Waiting.APPROVAL, number), "approve", hub=False) is None
+    (box.inbox / f"{number}.approve").touch()
+    box.turn_until(lambda: box.job(number).approved)
+    expected = {"a pause": Waiting.PAUSED, "the window": Waiting.WINDOW, "another training": Waiting.NONE}[closed_by]
+    waits_for(box, expected, number)
+    for _ in range(5):
+        box.tick()
+    assert box.job(number).waiting is expected
+
+
+def closed_now() -> Window:
+    now = datetime.now().astimezone()
+    return Window.parse(f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}")
+
+
+def test_hundreds_that_wait_for_approval_are_looked_up_once_each(box, monkeypatch):
+    box.appliance.store.ask("pause", "queue", now=0.0)
+    for name in "ab":
+        box.drop(f"{name}.jsonl", plan=plan(seconds=81 * HOUR))
+    for number in (1, 2):
+        waits_for(box, Waiting.APPROVAL, number)
+    box.tick()
+    asked = []
+    monkeypatch.setattr(box.appliance.starter.admission, "held_back", lambda job, job_dir: asked.append(job.number))
+    for _ in range(5):
+        box.tick()
+    assert asked == []
+    assert {box.job(number).waiting for number in (1, 2)} == {Waiting.APPROVAL}
+
+
+def test_a_plan_that_cannot_be_read_starts_no_long_training_unasked(box, monkeypatch):
+    refused = OSError(errno.EIO, "Input/output error", "plan.json")
+
+    def refuse(job, job_dir):
+        raise refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(box.appliance.starter.admission, "held_back", refuse)
+        box.drop("long.jsonl", plan=plan(seconds=81 * HOUR))
+        assert "plan.json" in waits_for(box, Waiting.DISK).waiting_detail
+    waits_for(box, Waiting.APPROVAL)
 
 
 def test_a_job_that_waits_is_approved_by_the_command_line(box):

@@ -105,6 +105,37 @@ def test_a_stage_that_always_crashes_fails_after_the_last_attempt(box: Box):
     assert box.appliance.store.attempts(1, Stage.TRAIN) == 3
 
 
+def test_the_first_crash_after_many_waits_is_tried_again_at_once(box: Box):
+    def ends() -> list[str]:
+        events = box.history() if box.job(1) else []
+        return [event["kind"] for event in events if event.get("stage") == "train" and "kind" in event]
+
+    box.drop(train="wait")
+    for waits in range(1, 5):
+        box.turn_until(lambda waits=waits: len(ends()) == waits)
+        box.shift += 3601.0
+    # What it waited for has come.
+    script = box.folder() / "dropped" / "support.jsonl"
+    script.write_text(script.read_text().replace("wait", "crash once"))
+    assert box.ended().state is JobState.SUCCEEDED
+    assert ends() == [*["waits"] * 4, "failed", "done"]
+
+
+def test_crashes_that_were_seen_name_the_class_although_the_last_attempt_was_cut_short(box: Box):
+    box.drop(train="sleep")
+    for _ in range(2):
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        box.appliance.crew.running[1].process.kill()
+        box.turn_until(lambda: not box.runs(Stage.TRAIN))
+        box.shift += 400.0
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.crash()
+    box.start()
+    job = box.ended()
+    assert (job.state, job.failure) == (JobState.FAILED, FailureClass.WORKER_CRASHED)
+    assert "killed by the system" in job.message
+
+
 def test_a_job_that_takes_the_appliance_down_every_time_is_given_up(box: Box):
     box.drop(train="sleep")
     for _ in range(3):

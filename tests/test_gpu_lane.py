@@ -148,6 +148,26 @@ def test_a_high_job_that_has_run_and_waits_again_makes_room_again(tmp_path: Path
     box.stop()
 
 
+def test_a_high_job_that_can_only_wait_does_not_take_the_gpu_again_and_again(tmp_path: Path):
+    box = Box(tmp_path, stall_minutes=100_000)
+    box.drop("long.jsonl", train="sleep")
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    box.drop("urgent.jsonl", priority="high", train="wait")
+    box.turn_until(lambda: stops(box, 1) == 1)
+    box.turn_until(lambda: box.runs(Stage.TRAIN, 1))
+    for _ in range(20):
+        # Past every pause.
+        box.shift += 3601.0
+        box.tick()
+        box.tick()
+    assert stops(box, 1) == 1
+    # When the other has ended, it is its turn.
+    began = [event["event"] for event in box.history(2)].count("stage_started")
+    box.appliance.store.ask("cancel", "1", now=0.0)
+    box.turn_until(lambda: [event["event"] for event in box.history(2)].count("stage_started") > began)
+    box.crash()
+
+
 def test_a_verification_steps_back_for_nobody_and_nobody_asks_it_in_vain(tmp_path: Path):
     box = Box(tmp_path)
     box.appliance.starter.admission = Admission(box.settings, free_bytes=lambda: 10 * GB)

@@ -12,6 +12,7 @@ from appliance.errors import ApplianceError
 from appliance.guard import BLIND_SECONDS, Floor, MemoryGuard, describe
 from appliance.job import FailureClass, JobState, Stage, Waiting
 from appliance.memory import Floors, Memory, Pressure, Reading, memory_floors, read_machine, read_memory, read_pressure
+from appliance.running import StopReason
 from appliance.settings import Settings
 from tests.box import Box
 from tests.waiting import until
@@ -229,6 +230,27 @@ def test_a_cancelled_job_stays_cancelled_when_the_guard_acts_as_well(box: Box, m
     box.turn_until(lambda: box.appliance.crew.running[1].stop_asked is not None)
     memories.reading = left(2.0)
     assert box.ended().state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("reason", [StopReason.WINDOW, StopReason.PREEMPTED, StopReason.SHUTDOWN])
+@pytest.mark.parametrize("gigabytes", [7.0, 2.0])
+def test_a_training_that_was_leaving_has_not_failed_when_others_take_its_memory_meanwhile(
+    box: Box, memories: Memories, reason: StopReason, gigabytes: float
+):
+    """The server by day starts when the window closes, and the training is still saving."""
+    box.drop(train="sleep once")
+    for _ in range(2):
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        box.appliance.crew.ask_gpu_to_stop(time.monotonic() + box.shift, reason)
+        memories.reading = left(gigabytes)
+        box.turn_until(lambda: not box.runs(Stage.TRAIN))
+        memories.reading = PLENTY
+        (box.folder() / "train" / "was here").unlink()
+    ends = [event for event in box.history() if event["event"] == "stage_ended" and event["stage"] == "train"]
+    assert [event["failure"] for event in ends] == [None, None]
+    assert box.appliance.store.attempts(1, Stage.TRAIN) == 0
+    box.turn_until(lambda: box.runs(Stage.TRAIN))
+    assert json.loads((box.folder() / "prepare" / "plan.json").read_text())["per_device_train_batch_size"] == 8
 
 
 def test_running_out_of_memory_halves_the_micro_batch_up_to_three_times(box: Box):
