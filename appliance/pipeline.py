@@ -10,10 +10,12 @@ from appliance.exits import LONGEST_PAUSE_SECONDS, EndKind, StageEnd
 from appliance.gate import PushRules, push_after
 from appliance.job import (
     END_STATE,
+    LANES,
     DroppedFile,
     FailureClass,
     Job,
     JobState,
+    Lane,
     Outcome,
     Priority,
     Push,
@@ -36,6 +38,8 @@ from appliance.texts.why import gist
 logger = logging.getLogger(__name__)
 
 SHORT_PAUSE_SECONDS: Final = 60.0
+# Of what takes the GPU each time that it looks, and with it from the server that shares it.
+GPU_PAUSE_SECONDS: Final = 600.0
 # Twice what is allowed at one place: a few power cuts in a long training are nobody's fault.
 CRASHES_A_PERSON_SEES_TO: Final = 2
 
@@ -145,10 +149,8 @@ class Pipeline:
             case EndKind.STOPPED:
                 return self._requeue(job)
             case EndKind.WAITS:
-                # Room, memory and a GPU come back at any moment, and looking for them costs nothing.
-                longest = LONGEST_PAUSE_SECONDS if ended.waiting is Waiting.NETWORK else SHORT_PAUSE_SECONDS
                 waits = ends_in_a_row(self.store, job, stage, EndKind.WAITS)
-                pause = exits.backoff_seconds(waits, longest=longest)
+                pause = exits.backoff_seconds(waits, longest=_longest_pause(stage, ended))
                 return self._hold(job, ended, pause=pause, now=now)
         return self._after_failure(job, stage, ended, now=now)
 
@@ -327,3 +329,10 @@ class Pipeline:
             job = self._after(job, stage, StageEnd(EndKind.DONE if done else EndKind.STOPPED), now=now)
             self.dir(job).write_job(job)
             return job
+
+
+def _longest_pause(stage: Stage, ended: StageEnd) -> float:
+    """How long a stage that could only wait is left alone at most. Room and memory come back at any moment."""
+    if ended.waiting is Waiting.NETWORK:
+        return LONGEST_PAUSE_SECONDS
+    return GPU_PAUSE_SECONDS if LANES[stage] is Lane.GPU else SHORT_PAUSE_SECONDS

@@ -171,6 +171,33 @@ def test_the_pause_between_tries_doubles_up_to_an_hour():
     assert [backoff_seconds(tries) for tries in (0, 1, 2, 3, 50)] == [0, 60, 120, 240, 3600]
 
 
+@pytest.mark.parametrize(
+    ("stage", "waiting", "minutes"),
+    [
+        # Others are kept from the GPU, and a server that shares it put to sleep, each time that it looks.
+        (Stage.TRAIN, Waiting.DISK, [1, 2, 4, 8, 10, 10]),
+        (Stage.VERIFY, Waiting.GPU, [1, 2, 4, 8, 10, 10]),
+        (Stage.PREPARE, Waiting.MEMORY, [1, 1, 1, 1, 1, 1]),
+        (Stage.FETCH, Waiting.NETWORK, [1, 2, 4, 8, 16, 32]),
+    ],
+)
+def test_what_only_waits_looks_again_less_often_the_more_it_costs(tmp_path: Path, stage, waiting, minutes):
+    store = Store(tmp_path / "appliance.sqlite3")
+    pipeline = Pipeline(store, tmp_path, 3, "boot", PushRules(None, False, "not_worse"))
+    job_dir = make_job(tmp_path, {})
+    job = job_dir.read_job()
+    store.add_job(job)
+    pauses = []
+    for now in range(1000, 7000, 1000):
+        begun = pipeline.begin(job, stage, now=now)
+        assert begun is not None, "waiting costs no attempt"
+        job_dir.write_failure(stage, {"waiting": waiting, "message": "not now", "hint": None})
+        job, _ = pipeline.end(begun, stage, 3, seconds=1.0, now=now)
+        pauses.append((job.not_before - now) / 60)
+    assert pauses == minutes
+    store.close()
+
+
 def test_a_job_record_survives_its_file(tmp_path: Path):
     job_dir = make_job(tmp_path, {"a.jsonl": "", "b.yaml": ""})
     job = move(job_dir.read_job(), JobState.RUNNING, stage=Stage.TRAIN, waiting=Waiting.MEMORY)
