@@ -7,9 +7,14 @@ import signal
 import time
 from contextlib import suppress
 
+import hypothesis
 import pytest
 
 from tests.leftovers import Process, left_running, running
+
+# How long an example takes says more of what else runs on the machine.
+hypothesis.settings.register_profile("here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("here")
 
 PR_SET_CHILD_SUBREAPER = 36
 ORPHAN_SECONDS = 30.0

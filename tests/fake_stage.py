@@ -34,7 +34,14 @@ RESULTS = {
 }
 RECIPE = {"gradient_checkpointing": "auto", "hub": {"push": None}}
 PLAN = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
-DEADLINE_SECONDS, NAP_SECONDS = 120, 4
+DEADLINE_SECONDS, NAP_SECONDS = 250, 4
+FAILURES = {
+    "wait": (3, {"waiting": "network", "message": "the Hub is away", "hint": None}),
+    "fail": (1, {"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None}),
+}
+SLEEPERS = ("sleep", "nap", "ignore", "talk", "save", "family")
+
+asked_to_stop: list[bool] = []
 
 
 def main() -> int:
@@ -77,26 +84,25 @@ def script(job_dir: JobDir) -> dict:
 
 
 def act(what: str, stage: Stage, job_dir: JobDir) -> int:
-    leave_marks(stage, job_dir)
     what, _, number = what.partition(" ")
-    if number == "once":
-        marker = job_dir.stage(stage) / "was here"
-        what = "" if marker.exists() else what
-        marker.touch()
+    if number == "once" and was_here(job_dir.stage(stage)):
+        what = ""
+    if what in SLEEPERS:
+        signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(True))
+    # Last: whoever sees these may stop or kill it.
+    leave_marks(stage, job_dir)
     match what:
         case "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         case "reject":
             job_dir.write_problems(stage, (Problem(code="made_up", message="the row is made up", line=3),))
             return 2
-        case "wait":
-            job_dir.write_failure(stage, {"waiting": "network", "message": "the Hub is away", "hint": None})
-            return 3
+        case "wait" | "fail":
+            code, failure = FAILURES[what]
+            job_dir.write_failure(stage, failure)
+            return code
         case "lose":
             return lose(stage, job_dir)
-        case "fail":
-            job_dir.write_failure(stage, {"failure": "nonfinite_loss", "message": "the loss is NaN", "hint": None})
-            return 1
         case "need":
             return need(int(number), stage, job_dir)
         case "family":
@@ -105,6 +111,14 @@ def act(what: str, stage: Stage, job_dir: JobDir) -> int:
         case "sleep" | "nap" | "ignore" | "talk" | "save":
             return work(what, job_dir.stage(stage))
     return 0
+
+
+def was_here(folder: Path) -> bool:
+    """Whether the stage has run before; from now on it has."""
+    marker = folder / "was here"
+    found = marker.exists()
+    marker.touch()
+    return found
 
 
 def work(what: str, folder: Path) -> int:
@@ -134,10 +148,8 @@ def need(micro_batch: int, stage: Stage, job_dir: JobDir) -> int:
 
 def lose(stage: Stage, job_dir: JobDir) -> int:
     """What a training leaves that finds its GPU gone, and the end that CUDA makes of the process then."""
-    marker = job_dir.stage(stage) / "was here"
-    if marker.exists():
+    if was_here(job_dir.stage(stage)):
         return 0
-    marker.touch()
     message = "the GPU is gone: CUDA error: no CUDA-capable device is detected"
     job_dir.write_failure(stage, {"waiting": "gpu", "message": message, "hint": None})
     os.kill(os.getpid(), signal.SIGABRT)
@@ -145,14 +157,12 @@ def lose(stage: Stage, job_dir: JobDir) -> int:
 
 
 def sleep(seconds: float, *, stop: bool, report: ProgressWriter | None = None) -> int:
-    stopped = []
-    signal.signal(signal.SIGTERM, lambda *_: stopped.append(stop))
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not (stopped and stopped[0]):
+    while time.monotonic() < end and not (asked_to_stop and stop):
         time.sleep(0.02)
         if report is not None:
             report.write("progress", done=1, total=2, unit="rows")
-    return 4 if stopped else 0
+    return 4 if asked_to_stop else 0
 
 
 def push(job_dir: JobDir) -> int:

@@ -122,7 +122,7 @@ class Served:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self.log.close()
 
 

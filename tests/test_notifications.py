@@ -70,14 +70,15 @@ def desk(tmp_path: Path, listener: Listener) -> Iterator[Desk]:
 
 
 def make_everything_happen(desk: Desk) -> None:
-    done = desk.end(1, Outcome.SUCCEEDED, verdict=Verdict.IMPROVED, push=Push.BLOCKED)
-    (desk.jobs / done.id).mkdir()
-    JobDir(desk.jobs / done.id).write_result(Stage.VERIFY, {"base_loss": 2.314, "tuned_loss": 0.871})
+    # Files first, as in a real job: the notifier may look at any moment.
+    (desk.jobs / "0001-support").mkdir()
+    JobDir(desk.jobs / "0001-support").write_result(Stage.VERIFY, {"base_loss": 2.314, "tuned_loss": 0.871})
+    desk.end(1, Outcome.SUCCEEDED, verdict=Verdict.IMPROVED, push=Push.BLOCKED)
     desk.end(2, Outcome.FAILED, failure=FailureClass.OUT_OF_MEMORY)
-    rejected = desk.end(3, Outcome.REJECTED)
-    (desk.outbox / f"{rejected.id}.rejected").mkdir()
+    (desk.outbox / "0003-support.rejected").mkdir()
     problems = [{"code": "bad_json", "found": SECRET}, {"code": "bad_json"}, {"code": "unknown_key"}]
-    (desk.outbox / f"{rejected.id}.rejected" / "problems.json").write_text(json.dumps(problems))
+    (desk.outbox / "0003-support.rejected" / "problems.json").write_text(json.dumps(problems))
+    desk.end(3, Outcome.REJECTED)
     desk.store.count("memory_guard_trips_total", {"floor": "first"})
     desk.machine = MachineReading(
         {"outbox": Space(3 * GB, 1000 * GB, 10**6), "state": Space(1000 * GB, 1000 * GB, 10**6)}

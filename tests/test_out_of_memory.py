@@ -15,7 +15,7 @@ from appliance.exits import EndKind, StageEnd
 from appliance.gpu_presence import find_fault
 from appliance.job import FailureClass, JobState, Stage
 from appliance.job_dir import JobDir, read_progress
-from appliance.memory import Floors, read_memory
+from appliance.memory import Floors, read_machine, read_memory
 from appliance.progress import last_of_each_step
 from appliance.retries import again
 from appliance.stages.training.checkpoints import Checkpoint, newest_good_checkpoint
@@ -152,7 +152,7 @@ def test_real_memory_that_runs_out_stops_the_training_in_time_and_the_daemon_liv
     start = read_memory().available_bytes
     if start < 6 * GB:
         pytest.skip(f"needs 6 GB of free memory to take some of it away, and there are {start / GB:.1f}")
-    box = Box(tmp_path, memory_floor_gb=0.002, memory_kill_floor_gb=0.001)
+    box = Box(tmp_path, reading=read_machine, memory_floor_gb=0.002, memory_kill_floor_gb=0.001)
     box.looks = False
     box.appliance.guard.start()
     box.drop(train="save once")

@@ -95,8 +95,14 @@ class Share:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    box = Box(tmp_path, quiet_seconds=0.5, pair_seconds=1.0)
+def quiet_seconds() -> float:
+    """Long enough for the files of one drop to come one after the other, each by a client of its own."""
+    return 2.0
+
+
+@pytest.fixture
+def box(tmp_path: Path, quiet_seconds: float) -> Iterator[Box]:
+    box = Box(tmp_path, quiet_seconds=quiet_seconds, pair_seconds=2 * quiet_seconds)
     yield box
     box.stop()
 
@@ -163,6 +169,7 @@ def test_files_that_arrive_over_a_share_become_one_right_job_each(box: Box, shar
     assert box.job(5) is None
 
 
+@pytest.mark.parametrize("quiet_seconds", [0.5])
 def test_a_slow_copy_with_pauses_longer_than_the_quiet_time_is_one_job(box: Box, share: Share):
     content = rows(300)
     client = share.client('put "/dev/stdin" "slow.jsonl"', stdin=subprocess.PIPE)

@@ -6,6 +6,7 @@ import pytest
 
 from appliance.job import Stage
 from tests.prometheus import PROMETHEUS, prometheus
+from tests.waiting import until
 from tests.whole import Whole
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here; on Debian: apt-get install prometheus")
@@ -27,12 +28,13 @@ def test_a_stalled_stage_is_noticed(tmp_path):
         def stalled() -> list[dict[str, str]]:
             return [alert for alert in scraper.firing() if alert["alertname"] == "JobStalled"]
 
-        while not stalled():
+        # What it has scraped may be stale a moment later: each answer is read once.
+        while not (found := stalled()):
             assert time.monotonic() < deadline, scraper.ask("alerts")
             whole.box.tick()
             time.sleep(0.05)
-        assert [alert["job_id"] for alert in stalled()] == ["1"]
-        assert scraper.ask("query", query="appliance_job_state{state='running'} == 1")["result"]
+        assert [alert["job_id"] for alert in found] == ["1"]
+        until(lambda: scraper.ask("query", query="appliance_job_state{state='running'} == 1")["result"])
         whole.box.appliance.wishes.cancel(1, time.monotonic(), time.time())
         whole.box.ended()
         while stalled():

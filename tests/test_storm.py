@@ -26,6 +26,7 @@ from appliance.outbox import read_manifest
 from appliance.store import Store
 from tests.clock import Clock
 from tests.small_disk import small_disk
+from tests.waiting import until
 
 # What the scripts of the jobs may make a stage do; most jobs do nothing special.
 SCRIPTS = [
@@ -169,6 +170,8 @@ def storm_over(root: Path, rng: random.Random, jobs: int, disk: str) -> Storm:
                         storm.start()
                 time.sleep(rng.random() / 2)
             every_job_ended_once(root, names)
+            # One that has only just begun does not listen yet.
+            until((root / "address").exists)
         finally:
             assert storm.daemon is not None
             storm.daemon.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian: apt-get install chromium"),
     pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus here; on Debian: apt-get install prometheus"),
 ]
-STEPS = 60
+STEPS = 150
 WINDOWS = {"rate": "10s", "shown": "10m"}
 MILLISECONDS = 240_000
 
