@@ -1,6 +1,7 @@
 """The daemon: one loop that decides. It lists, reads small files, writes rows, starts and reaps stages, nothing else.
 
-Nothing in a turn takes longer than a tenth of a second: long work is a stage, or a thread of the reception.
+Nothing in a turn takes longer than a tenth of a second: long work is a stage, or a thread of the reception. Nor does a
+turn touch inbox or outbox: they may lie on a share that hangs, and threads go there.
 """
 
 import contextlib
@@ -139,6 +140,7 @@ class Appliance:
             logger.info("goes on after an interruption", extra={"job": job.id})
         self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
+        self.store.use_up(outbox.highest_number(self.places.outbox))
         self.tidying.recover(wall)
 
     def prepare_inbox(self, *, take_over: bool = False) -> None:
@@ -240,10 +242,12 @@ class Appliance:
                 or self.crew.trouble
                 or self.reception.storage_problem
                 or self.reception.no_room
+                or self.status.trouble(now)
                 or self.gpu.fault()
             ),
             notes=(*self.wishes.refused(wall), *self.reception.idle),
             guard_turn=self.guard.last_turn,
+            board_turn=self.status.last_turn,
         )
 
     def run(self) -> None:
@@ -299,6 +303,7 @@ class Appliance:
         self.guard.close()
         self.reception.close()
         self.reruns.close()
+        self.status.close()
         self.store.close()
         self._lock.release()
 

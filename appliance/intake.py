@@ -82,12 +82,9 @@ def remove_source(inbox: Inbox, path: str, entry: Entry, folder: str | None = No
 
 
 def next_number(store: Store, places: Places) -> int:
-    """The next sequence number: above everything in the database, among the job directories and in the outbox."""
-    highest = store.highest_number()
-    for folder in (places.jobs, places.outbox):
-        numbers = (job_number(name) for name in os.listdir(folder))
-        highest = max([highest, *(number for number in numbers if number is not None)])
-    return highest + 1
+    """The next sequence number: above every job, every job directory, and what was seen in the outbox."""
+    numbers = (job_number(name) for name in os.listdir(places.jobs))
+    return max([store.highest_number(), *(number for number in numbers if number is not None)]) + 1
 
 
 def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: Store, incoming: Path) -> Job | None:

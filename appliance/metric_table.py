@@ -49,7 +49,7 @@ def _values(kind: Iterable[str]) -> tuple[str, ...]:
 
 
 FLOORS: Final = ("first", "second")
-LOOPS: Final = ("main", "guard", "gpu")
+LOOPS: Final = ("main", "guard", "gpu", "board")
 PENDING: Final = (DropState.SETTLING, DropState.AWAITING_PAIR, DropState.CHECKING)
 THROTTLES: Final = ("sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake")
 # The driver counts no time for hw_slowdown: that is any of the other hardware reasons.

@@ -158,6 +158,7 @@ def _service(view: View, reading: MachineReading) -> dict[str, Values]:
             ("main",): view.time,
             ("guard",): view.guard_turn,
             ("gpu",): reading.gpu_last_turn,
+            ("board",): view.board_turn,
         },
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,7 @@ class Places:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Those of the installation that the settings name."""
-        return cls(settings.state.resolve(), settings.outbox.resolve(), settings.recipes.resolve())
+        return cls(*map(resolved, (settings.state, settings.outbox, settings.recipes)))
 
     @property
     def incoming(self) -> Path:
@@ -30,6 +31,16 @@ class Places:
     def jobs(self) -> Path:
         """Where the job directories lie."""
         return self.state / "jobs"
+
+
+def resolved(folder: Path) -> Path:
+    """Where a folder lies, links followed. Looked up once: a share that hangs would hang whoever looks again."""
+    return _resolved(folder.absolute())
+
+
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def library_recipes(folder: Path) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from appliance.exits import STOPPED
 from appliance.job import Stage
 from appliance.job_dir import JobDir
+from appliance.places import resolved
 from appliance.settings import ADDRESSES, PREFIX, SECRETS, Settings
 
 PARENT: Final = "_APPLIANCE_PARENT_PID"
@@ -106,7 +107,7 @@ def stage_environment(stage: Stage, settings: Settings, environment: Mapping[str
     given = settings.variables() | {name: value for name, value in environment.items() if value}
     ours = {name: value for name, value in given.items() if name.startswith(PREFIX) and name not in SECRET_VARIABLES}
     caches = _cache_folders(settings, environment)
-    folders = {f"{PREFIX}{name.upper()}": str(getattr(settings, name).resolve()) for name in _FOLDERS}
+    folders = {f"{PREFIX}{name.upper()}": str(resolved(getattr(settings, name))) for name in _FOLDERS}
     hidden = os.pathsep.join(map(str, settings.secret_files()))
     own = {
         PARENT: str(os.getpid()),
@@ -130,7 +131,7 @@ _FOLDERS = ("inbox", "outbox", "recipes", "state", "models")
 
 def _cache_folders(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """Every cache on the state volume: the root file system may be read-only and the user without a home."""
-    cache = settings.state.resolve() / "cache"
+    cache = resolved(settings.state) / "cache"
     return {
         "HOME": str(cache / "home"),
         "XDG_CACHE_HOME": str(cache),

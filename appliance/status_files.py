@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from appliance.inbox import Availability
 from appliance.job import ENDED, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
+from appliance.outbox import highest_number
 from appliance.progress import how_far
 from appliance.running import Running
 from appliance.settings import Settings
@@ -27,38 +29,81 @@ INBOX_SHOWN = 100
 # People look at it, programs have the API: a few seconds old is fresh enough, and spares the disk.
 EVERY_SECONDS = 2.0
 AT_LEAST_EVERY_SECONDS = 60.0
+# Writing two small files takes longer than this only where the outbox hangs.
+HUNG_SECONDS = 15.0
+STOP_SECONDS = 2.0
 
 
 class StatusFiles:
-    """Writes the board when it has changed, at most every two seconds, at least every minute."""
+    """Writes the board when it has changed, at most every two seconds, at least every minute.
+
+    It is written in a thread, one board at a time: the outbox may lie on a share, and a share can hang for minutes.
+    """
 
     def __init__(self, outbox: Path, jobs: Path, store: Store, settings: Settings) -> None:
         self._outbox = outbox
         self._settings = settings
         self._jobs = jobs
         self._store = store
+        self.last_turn = 0.0
+        """When nothing hung, at the last look, in Unix seconds."""
         self._looked = float("-inf")
-        self._written = float("-inf")
+        self._began = float("-inf")
         self._last: Board | None = None
-        self._troubled = False
+        self._failed = self._hung = False
+        self._highest = 0
+        self._thread: threading.Thread | None = None
 
     def write(self, view: View, now: float) -> None:
-        """Bring the files up to date. `now` is monotonic; an outbox that cannot be written is logged once."""
+        """Have the files brought up to date. `now` is monotonic; an outbox that cannot be written is logged once."""
         if now - self._looked < EVERY_SECONDS:
             return
         self._looked = now
+        if self._is_writing:
+            # What is written next is how things stand then.
+            return
+        self.last_turn = view.time
+        # Somebody may have put results of another time there: their numbers are not given again.
+        self._store.use_up(self._highest)
         board = make_board(view, self._store, self._jobs, self._settings)
-        if self._last is not None and _same(board, self._last) and now - self._written < AT_LEAST_EVERY_SECONDS:
+        unchanged = not self._failed and self._last is not None and _same(board, self._last)
+        if unchanged and now - self._began < AT_LEAST_EVERY_SECONDS:
             return
+        files = {"STATUS.md": status_markdown(board), "STATUS.html": status_html(board)}
+        self._last, self._began = board, now
+        self._thread = threading.Thread(target=self._put, args=(files,), name="board", daemon=True)
+        self._thread.start()
+
+    def trouble(self, now: float) -> str | None:
+        """That the outbox hangs, for people; None while it answers. Logged when that changes."""
+        hung, self._hung = self._hung, self._is_writing and now - self._began > HUNG_SECONDS
+        if self._hung and not hung:
+            logger.error("the outbox %s does not answer: STATUS.html is not written", self._outbox)
+        elif hung and not self._hung:
+            logger.info("the outbox answers again")
+        said = "the outbox does not answer; work goes on, and results are published when it does"
+        return said if self._hung else None
+
+    def close(self) -> None:
+        """Let the thread finish; one that hangs is left behind."""
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _put(self, files: Mapping[str, str]) -> None:
         try:
-            write_whole(self._outbox / "STATUS.md", status_markdown(board))
-            write_whole(self._outbox / "STATUS.html", status_html(board))
+            for name, content in files.items():
+                write_whole(self._outbox / name, content)
+            self._highest = highest_number(self._outbox)
         except OSError as error:
-            if not self._troubled:
+            if not self._failed:
                 logger.warning("STATUS.html cannot be written into the outbox: %s", error.strerror)
-            self._troubled = True
-            return
-        self._last, self._written, self._troubled = board, now, False
+            self._failed = True
+        else:
+            self._failed = False
 
 
 def make_board(view: View, store: Store, jobs: Path, settings: Settings) -> Board:

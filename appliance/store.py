@@ -22,7 +22,7 @@ from appliance.progress import Tally
 from appliance.store_schema import SCHEMA_VERSION, migrate
 
 BUSY_SECONDS = 10.0
-# The fact that holds the highest number of the jobs that were deleted.
+# The fact that holds the highest number of what is no job here: deleted, or in the outbox from another time.
 HIGHEST = "highest number"
 
 # A job that ends so gives a result, and not its files back.
@@ -194,6 +194,11 @@ class Store:
         """The highest number that was ever given, also to a job that was deleted since."""
         row = self.connection.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
         return max(int(row[0]), int(self.fact(HIGHEST) or 0))
+
+    def use_up(self, number: int) -> None:
+        """No job is given this number any more, nor one below it."""
+        if number > self.highest_number():
+            self.set_fact(HIGHEST, str(number))
 
     def delete_job(self, number: int) -> None:
         """Remove all that is known of a job, also from where SQLite keeps what was deleted. Its number stays used."""

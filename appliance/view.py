@@ -31,6 +31,8 @@ class View:
     """Names in the inbox that are no drops, each with what is to be said of it."""
     guard_turn: float = 0.0
     """When the memory guard last looked."""
+    board_turn: float = 0.0
+    """When the thread that writes into the outbox last did not hang."""
 
     def wall(self, monotonic: float) -> float:
         """A moment of the monotonic clock as Unix seconds."""

@@ -83,6 +83,8 @@ class Box:
             while running.process.poll() is None:
                 time.sleep(0.005)
         self.appliance.reception.close()
+        # Two writers of one board are never in one process.
+        self.appliance.status.close()
         self.appliance.store.close()
         self.appliance._lock.release()
 

@@ -23,9 +23,10 @@ def rows(count: int, *, first: int = 0) -> str:
 
 
 class RealDaemon:
-    """A served appliance. `settings` are environment variables without the prefix."""
+    """A served appliance. `settings` are environment variables without the prefix; `module` is what is started."""
 
-    def __init__(self, root: Path, **settings: str) -> None:
+    def __init__(self, root: Path, *, module: str = "appliance", **settings: str) -> None:
+        self.module = module
         self.root, self.inbox, self.outbox = root, root / "inbox", root / "outbox"
         (root / "recipes").mkdir()
         (root / "recipes" / "default.yaml").write_text(RECIPE.format(steps=2))
@@ -35,14 +36,14 @@ class RealDaemon:
         quick = {"quiet_seconds": "0.3", "pair_seconds": "0.6", "scan_seconds": "0.2", "listen": "127.0.0.1:0"}
         tokens = {"api_token_file": str(root / "api_token"), "read_token_file": str(root / "read_token")}
         given = {f"APPLIANCE_{name.upper()}": text for name, text in {**folders, **quick, **tokens, **settings}.items()}
-        self.environment = {**os.environ, **given}
+        self.environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **given}
         self.start()
 
     def start(self) -> None:
         logged = len(self.log())
         with (self.root / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "serve"],
+                [sys.executable, "-m", self.module, "serve"],
                 cwd=self.root,
                 env=self.environment,
                 stdout=log,

@@ -14,6 +14,7 @@ from appliance.inbox import Availability
 from appliance.intake import settle_orphan
 from appliance.job import JobState, Outcome, Role, Stage, move
 from appliance.job_dir import JobDir
+from appliance.outbox import highest_number
 from appliance.settling import DropState
 from appliance.sightings import Ending
 from tests.door import RECIPE, Door
@@ -39,6 +40,7 @@ def test_a_drop_becomes_one_job_and_leaves_the_inbox(door: Door):
 def test_numbers_go_on_above_what_stands_in_the_outbox(door: Door):
     (door.places.outbox / "0041-old.failed").mkdir()
     (door.places.outbox / f"{'9' * 25}-a").mkdir()
+    door.store.use_up(highest_number(door.places.outbox))
     door.put("a.jsonl")
     (job,) = door.take_in(door.drops()[0])
     assert job.number == 42

@@ -97,7 +97,7 @@ def test_an_outbox_without_room_keeps_the_result_until_there_is_some(tmp_path: P
     (tmp_path / "outbox").mkdir()
     with small_disk(tmp_path / "outbox", 2 * MB):
         box = Box(tmp_path)
-        box.tick()
+        box.turn_until((tmp_path / "outbox" / "STATUS.html").exists)
         film = fill(tmp_path / "outbox")
         box.forgiving = True
         box.drop(pad="x" * 500_000)
