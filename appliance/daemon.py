@@ -121,8 +121,15 @@ class Appliance:
             on_trouble=self.upkeep.met_with_one_job,
         )
         self.upkeep.at_work = lambda: [(r.job, r.stage, self.pipeline.dir(r.job)) for r in self.crew.running.values()]
-        self.pushes = Pushes(self.store, settings, job_dir=self.pipeline.dir, start=start, boot_id=self._boot_id)
-        self.wishes = Wishes(self.store, self.crew, self.pushes)
+        self.pushes = Pushes(
+            self.store,
+            settings,
+            job_dir=self.pipeline.dir,
+            start=start,
+            boot_id=self._boot_id,
+            on_trouble=self.upkeep.met_with_one_job,
+        )
+        self.wishes = Wishes(self.store, self.crew, self.pushes, on_trouble=self.upkeep.met_with_one_job)
         self.gpu = GpuPresence()
         self.lane = lane_of(settings, self.store, self.guard, fault=self.gpu.fault)
         admission = Admission(settings, free_bytes=self.gpu.free_bytes)
@@ -240,6 +247,8 @@ class Appliance:
             trouble=(
                 self.upkeep.trouble
                 or self.crew.trouble
+                or self.wishes.trouble
+                or self.pushes.trouble
                 or self.reception.storage_problem
                 or self.reception.no_room
                 or self.status.trouble(now)

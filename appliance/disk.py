@@ -71,6 +71,13 @@ def is_disk_trouble(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (*FULL, errno.EIO, errno.EROFS)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there may be no room for anybody's files; SQLite calls a full disk an error of the disk, too."""
+    if isinstance(error, sqlite3.Error):
+        return is_disk_trouble(error)
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 class Ballast:
     """A file that keeps room for the database: removed when the disk is full, made again when there is room."""
 

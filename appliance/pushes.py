@@ -4,11 +4,13 @@ A push is a fact of its own: it neither fails nor repeats a job, and it goes on 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from appliance import processes
+from appliance.crew import nobody_told, trouble_with
 from appliance.job import Job, Outcome, Push, Stage
 from appliance.job_dir import JobDir
 from appliance.metric_table import PUSH_BUCKETS
@@ -57,7 +59,9 @@ class Pushes:
         job_dir: Callable[[Job], JobDir],
         start: Callable[[Stage, JobDir], StageProcess],
         boot_id: str,
+        on_trouble: Callable[[BaseException], object] = nobody_told,
     ) -> None:
+        """`on_trouble` is told of an error with the files of one job, by which no other push is held up."""
         self.running: RunningPush | None = None
         self._store, self._rows = store, PushStore(store)
         self._hub_org = settings.hub_org
@@ -65,6 +69,8 @@ class Pushes:
         self._dir, self._start, self._boot_id = job_dir, start, boot_id
         self._shared: dict[int, str | None] = {}
         self._left_alone: dict[int, float] = {}
+        self._on_trouble = on_trouble
+        self._troubles: dict[int, str] = {}
 
     def recover(self) -> None:
         """End what is left of a push that ran when the daemon or the host went down; it is tried again when due."""
@@ -97,17 +103,14 @@ class Pushes:
         if self.running is not None or not self._possible:
             return
         jobs = {job.number: job for job in self._store.pending_pushes()}
+        self._troubles = {number: said for number, said in self._troubles.items() if number in jobs}
         left_alone = {number for number, until in self._left_alone.items() if now < until}
         pending = [self._pending(job) for number, job in jobs.items() if number not in left_alone]
         chosen = next_push(pending, now=wall)
         if chosen is None:
             return
-        try:
+        with self._alone(jobs[chosen.number], now):
             self._begin(jobs[chosen.number], chosen, now, wall=wall)
-        except OSError:
-            # Something about this one's files, or about starting a process: it does not hold up the others.
-            self._left_alone[chosen.number] = now + LEFT_ALONE_SECONDS
-            raise
 
     def reap(self, now: float, *, wall: float) -> None:
         """Take note of a push that has ended; kill one that has gone on for too long."""
@@ -119,7 +122,7 @@ class Pushes:
             self._hurry(running, now)
             return
         self.running = None
-        with self._store.transaction():
+        with self._alone(running.job, now), self._store.transaction():
             job = self._store.job(running.job.number)
             if job is not None and job.push is not Push.OFF:
                 self._end(job, running, code, seconds=now - running.began, wall=wall)
@@ -129,6 +132,28 @@ class Pushes:
         if self.running is not None and self.running.stop_asked is None:
             self.running.stop_asked = now
             self.running.process.ask_to_stop()
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps a push from going on, for people; None when nothing does."""
+        return next(iter(self._troubles.values()), None)
+
+    @contextmanager
+    def _alone(self, job: Job, now: float) -> Iterator[None]:
+        """What goes wrong with one job's files, or with its process, holds up its push, visibly, and nothing else."""
+        try:
+            yield
+        except OSError as error:
+            self._left_alone[job.number] = now + LEFT_ALONE_SECONDS
+            self._on_trouble(error)
+            trouble = trouble_with(error)
+            said = f"{job.id}: its push waits: {trouble}"
+            if self._troubles.get(job.number) != said:
+                # Once: it is met again at every try.
+                self._troubles[job.number] = said
+                logger.error("its push waits: %s", trouble, exc_info=error, extra={"job": job.id})
+        else:
+            self._troubles.pop(job.number, None)
 
     def _pending(self, job: Job) -> Pending:
         if job.number not in self._shared:

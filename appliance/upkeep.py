@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.database import DailyBackup, LockedError, explain
-from appliance.disk import FULL, NOTHING_FREE_BYTES, Ballast, is_disk_trouble, reserve_bytes, space_of
+from appliance.disk import NOTHING_FREE_BYTES, Ballast, is_disk_trouble, is_full, reserve_bytes, space_of
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.preflight import fits, lacks_room, little_room, needed_bytes, promised_bytes
@@ -51,14 +51,16 @@ class Upkeep:
     def met(self, error: BaseException) -> bool:
         """Whether an error is one that passes: then the loop goes on, however long it takes."""
         if is_disk_trouble(error):
-            self._ballast.drop()
+            if is_full(error):
+                # A bad sector or a disk that is read-only gives no room back.
+                self._ballast.drop()
             self.trouble = f"the disk of the state folder is full or broken ({error}); work goes on when there is room"
             return True
         return isinstance(error, sqlite3.Error) and isinstance(explain(error, self._database), LockedError)
 
     def met_with_one_job(self, error: BaseException) -> None:
         """An error with the files of one job. Only a full disk is everybody's; a bad sector in one of them is not."""
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and is_full(error):
             self.met(error)
 
     def obstacle(self, job: Job, stage: Stage, job_dir: JobDir) -> tuple[Waiting, str] | None:

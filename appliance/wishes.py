@@ -2,12 +2,12 @@
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from appliance.actions import why_not
-from appliance.crew import Crew
-from appliance.disk import is_disk_trouble
+from appliance.crew import Crew, nobody_told, trouble_with
 from appliance.job import ENDED, Waiting
 from appliance.pushes import Pushes
 from appliance.store import Request, Store
@@ -17,28 +17,44 @@ logger = logging.getLogger(__name__)
 # How many buttons that did nothing are shown, and for how long: whoever pressed one looks within minutes.
 SHOWN: Final = 5
 SHOWN_SECONDS: Final = 3600.0
+# What a file of the job kept from being done is tried again after this long.
+PAUSE_SECONDS: Final = 60.0
 
 
 class Wishes:
     """Does what was asked for. Asking twice, or too late, changes nothing."""
 
-    def __init__(self, store: Store, crew: Crew, pushes: Pushes) -> None:
-        self._store, self._crew, self._pushes = store, crew, pushes
+    def __init__(
+        self,
+        store: Store,
+        crew: Crew,
+        pushes: Pushes,
+        *,
+        on_trouble: Callable[[BaseException], object] = nobody_told,
+    ) -> None:
+        """`on_trouble` is told of an error with the files of one job, by which nothing else is held up."""
+        self._store, self._crew, self._pushes, self._on_trouble = store, crew, pushes, on_trouble
         self._refused: dict[str, tuple[float, str]] = {}
+        self._held_up: dict[int, tuple[float, str]] = {}
 
     def act_on_all(self, now: float, wall: float) -> None:
-        """Do what was asked for since the last turn, each thing once."""
-        for request in self._store.requests():
-            if request.action == "retry":
-                # Its files are copied back first: see again.py.
+        """Do what was asked for since the last turn, each thing once. What cannot be done yet is kept."""
+        requests = self._store.requests()
+        self._held_up = {request.id: self._held_up[request.id] for request in requests if request.id in self._held_up}
+        for request in requests:
+            # The files of a retry are copied back first: see again.py.
+            if request.action == "retry" or now < self._held_up.get(request.id, (now, ""))[0]:
                 continue
             try:
                 with self._store.transaction():
                     self.act(request, now, wall)
                     self._store.drop_request(request.id)
-            except Exception as error:
-                if isinstance(error, sqlite3.Error) or is_disk_trouble(error):
-                    raise
+            except sqlite3.Error:
+                # The books are everybody's.
+                raise
+            except OSError as error:
+                self._hold_up(request, error, now)
+            except Exception:
                 # It would fail at every turn and at every start, and hold up all that was asked for after it.
                 logger.exception("%s of %s was asked for and cannot be done", request.action, request.target)
                 self._store.drop_request(request.id)
@@ -53,6 +69,20 @@ class Wishes:
                 self._refused[f"{target}.{action}"] = wall, f"this button did nothing, and is gone: {reason}"
                 return
         self.act(Request(0, action, target, {}), now, wall)
+
+    @property
+    def trouble(self) -> str | None:
+        """What was asked for and cannot be done yet, for people; None when there is no such thing."""
+        return next((said for _, said in self._held_up.values()), None)
+
+    def _hold_up(self, request: Request, error: OSError, now: float) -> None:
+        self._on_trouble(error)
+        job = self._store.job(int(request.target)) if request.target.isdigit() else None
+        said = f"{job.id if job else request.target}: {request.action} was asked for and waits: {trouble_with(error)}"
+        if self._held_up.get(request.id, (now, ""))[1] != said:
+            # Once: it is met again at every try.
+            logger.error("%s", said, exc_info=error)
+        self._held_up[request.id] = now + PAUSE_SECONDS, said
 
     def refused(self, wall: float) -> tuple[tuple[str, str], ...]:
         """The buttons of the last hour that did nothing, the newest first, each with what is said of it."""

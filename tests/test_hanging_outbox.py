@@ -43,6 +43,7 @@ def test_an_outbox_that_hangs_keeps_nothing_else_waiting(box: Box, answers: thre
     answers.clear()
     box.appliance.store.ask("cancel", "1", now=0.0)
     box.drop("b.jsonl")
+    box.shift += 10.0
     assert box.ended(1).state is JobState.CANCELLED
     assert box.ended(2).state is JobState.SUCCEEDED
 

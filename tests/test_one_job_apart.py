@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from appliance.exits import EndKind
-from appliance.job import FailureClass, JobState, Stage, Waiting
+from appliance.job import FailureClass, JobState, Push, Stage, Waiting
+from appliance.job_dir import JobDir
 from appliance.memory import Reading, read_machine
+from appliance.push_store import PushStore
 from tests.box import Box
+from tests.published import ORG, WRITE
 
 
 @pytest.fixture
@@ -114,6 +117,62 @@ def test_a_bad_sector_in_one_file_is_no_full_disk(box: Box, monkeypatch: pytest.
     assert box.ended(2).state is JobState.SUCCEEDED
     assert waits(box, Waiting.DISK)
     assert (box.settings.state / "ballast").exists()
+
+
+def test_a_push_that_was_asked_for_waits_for_its_folder_and_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    box = Box(tmp_path, hub_org=ORG)
+    box.drop("a.jsonl", verdict="no_better")
+    assert box.ended(1).push is Push.WITHHELD
+    bad, touch = box.folder() / "push", Path.touch
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.parent == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        touch(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    box.appliance.store.ask("push", "1", now=0.0)
+    box.appliance.store.ask("resume", "queue", now=0.0)
+    box.drop("b.jsonl", verdict="no_better")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    box.shift += 100.0
+    box.turn_until(lambda: "0001-a: push was asked for and waits: " in str(box.appliance.view.trouble))
+    assert [request.action for request in box.appliance.store.requests()] == ["push"]
+    assert caplog.text.count("push was asked for and waits") == 1
+    assert (box.settings.state / "ballast").exists()
+    box.crash()
+    box.start()
+    monkeypatch.setattr(Path, "touch", touch)
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.push is Push.PENDING)
+    box.turn_until(lambda: box.appliance.view.trouble is None)
+    assert box.appliance.store.requests() == []
+    box.stop()
+
+
+@pytest.mark.parametrize("crashed", [False])
+def test_a_push_whose_result_cannot_be_read_holds_nothing_up_and_is_noted_once_it_can(tmp_path: Path, crashed: bool):
+    box = Box(tmp_path, hub_org=ORG)
+    box.drop("a.jsonl")
+    assert box.ended(1).push is Push.PENDING
+    pushed = {"repository": "acme/a", "url": "https://hub/acme/a", "commit": "1", "bytes": 1}
+    JobDir(box.folder()).write_result(Stage.PUSH, pushed)
+    undo = refuse_reads(box.folder() / "push" / "result.json")
+    if crashed:
+        rows = PushStore(box.appliance.store)
+        rows.begin(1, next_try=0.0, boot_id="of another time")
+        rows.note_process(1, pid=1, pid_started=1)
+    box.stop()
+    box = Box(tmp_path, hub_org=ORG, hub_token=WRITE)
+    box.drop("b.jsonl", verdict="no_better")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    box.turn_until(lambda: "0001-a: its push waits: result.json in its folder" in str(box.appliance.view.trouble))
+    undo()
+    box.shift += 100.0
+    box.turn_until(lambda: (job := box.job(1)) is not None and job.push is Push.PUSHED)
+    box.turn_until(lambda: box.appliance.view.trouble is None)
+    box.stop()
 
 
 def test_a_cancel_is_kept_to_although_it_cannot_be_written_down_at_once(box: Box):

@@ -134,6 +134,17 @@ def test_the_ballast_is_real_room_and_comes_back_only_when_there_is_some(tmp_pat
         assert ballast.restore()
 
 
+@pytest.mark.parametrize(
+    ("number", "stays"), [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True), (errno.EROFS, True)]
+)
+def test_only_a_full_disk_costs_the_ballast(tmp_path: Path, number: int, stays: bool):
+    upkeep = Upkeep(Settings(state=tmp_path), tmp_path / DATABASE)
+    Ballast(tmp_path, MB).restore()
+    assert upkeep.met(OSError(number, os.strerror(number)))
+    assert (tmp_path / "ballast").exists() is stays
+    assert os.strerror(number) in str(upkeep.trouble)
+
+
 @pytest.mark.parametrize("ballast", [True, False])
 def test_a_disk_that_became_read_only_is_a_trouble_that_passes(tmp_path: Path, ballast: bool):
     with small_disk(tmp_path, 8 * MB):
