@@ -78,7 +78,15 @@ class Pushes:
             if row.boot_id == self._boot_id and row.pid is not None and row.pid_started is not None:
                 processes.kill_leftover(row.pid, row.pid_started)
             job = self._store.job(row.number)
-            self._rows.lost(row.number, done=job is not None and self._dir(job).result(Stage.PUSH) is not None)
+            self._rows.lost(row.number, done=job is not None and self._got_there(job))
+
+    def _got_there(self, job: Job) -> bool:
+        try:
+            return self._dir(job).result(Stage.PUSH) is not None
+        except OSError as error:
+            # It is read again before the next try.
+            logger.warning("whether it was pushed cannot be read: %s", error, extra={"job": job.id})
+            return False
 
     def ask(self, number: int, *, wall: float) -> None:
         """Somebody wants this one pushed, whatever its verdict, and now. Asking twice changes nothing."""

@@ -1,6 +1,9 @@
 """Tidying up after jobs that have ended: what they no longer need goes at once, their dataset when its time is over."""
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +14,8 @@ from appliance.order import ORDER
 from appliance.settings import Settings
 from appliance.status_files import kept_until
 from appliance.store import Store
+
+logger = logging.getLogger(__name__)
 
 EXPIRY_SECONDS: Final = 3600.0
 # Small, without rows, and what a person asks for afterwards.
@@ -24,10 +29,12 @@ class Tidying:
         self._store, self._jobs, self._settings = store, jobs, settings
         self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
+        self._told: set[int] = set()
 
     def tidy(self, job: Job, wall: float) -> None:
-        """Remove what an ended job no longer needs now."""
-        clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=self._keeps(job, wall))
+        """Remove what an ended job no longer needs now. What cannot go is tried again, and told once."""
+        with self._alone(job):
+            clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=self._keeps(job, wall))
 
     def recover(self, wall: float) -> None:
         """Tidy up after whatever ended when the daemon or the host went down."""
@@ -42,11 +49,22 @@ class Tidying:
         for job in self._ended_with_files():
             if not self._keeps(job, wall):
                 self.tidy(job, wall)
-                for file in job.files:
-                    self._labels.forget(file.sha256)
+                with self._alone(job):
+                    for file in job.files:
+                        self._labels.forget(file.sha256)
 
     def _ended_with_files(self) -> list[Job]:
-        return [job for job in self._store.ended_since(0.0) if (self._jobs / job.id / "dropped").exists()]
+        return [job for job in self._store.ended_since(0.0) if _may_be_there(self._jobs / job.id / "dropped")]
+
+    @contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """What cannot be removed of one job holds up no other: it is tried again in an hour and at the next start."""
+        try:
+            yield
+        except OSError as error:
+            if job.number not in self._told:
+                self._told.add(job.number)
+                logger.error("not all that is left of it can be removed: %s", error, extra={"job": job.id})
 
     def _keeps(self, job: Job, wall: float) -> bool:
         """Whether the dropped files of an ended job stay in the state folder for now."""
@@ -74,3 +92,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _may_be_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Who tries to remove it says what is the matter with it.
+        return True

@@ -151,7 +151,7 @@ def test_a_push_that_was_asked_for_waits_for_its_folder_and_holds_nothing_up(
     box.stop()
 
 
-@pytest.mark.parametrize("crashed", [False])
+@pytest.mark.parametrize("crashed", [True, False])
 def test_a_push_whose_result_cannot_be_read_holds_nothing_up_and_is_noted_once_it_can(tmp_path: Path, crashed: bool):
     box = Box(tmp_path, hub_org=ORG)
     box.drop("a.jsonl")
@@ -172,6 +172,39 @@ def test_a_push_whose_result_cannot_be_read_holds_nothing_up_and_is_noted_once_i
     box.shift += 100.0
     box.turn_until(lambda: (job := box.job(1)) is not None and job.push is Push.PUSHED)
     box.turn_until(lambda: box.appliance.view.trouble is None)
+    box.stop()
+
+
+def test_what_cannot_be_removed_of_an_ended_job_stops_no_start_and_keeps_no_other_from_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    box = Box(tmp_path, keep_datasets="state", keep_finished_days=1)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: (tmp_path / "state" / "jobs" / "0001-a" / "check" / "result.json").exists())
+    bad, unlink = box.folder() / "check" / "rows.jsonl", Path.unlink
+    bad.write_text("{}")
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> None:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert box.ended(1).state is JobState.SUCCEEDED
+    box.crash()
+    caplog.clear()
+    box.start()
+    box.drop("b.jsonl")
+    assert box.ended(2).state is JobState.SUCCEEDED
+    first, second = (box.folder(number) / "dropped" for number in (1, 2))
+    for _ in range(5):
+        box.shift += 30 * 3600.0
+        box.tick()
+    assert (first.exists(), second.exists()) == (True, False)
+    assert caplog.text.count("can be removed") == 1
+    monkeypatch.setattr(Path, "unlink", unlink)
+    box.shift += 3601.0
+    box.turn_until(lambda: not bad.exists() and not first.exists())
     box.stop()
 
 
