@@ -148,7 +148,7 @@ class Appliance:
         self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
         self.store.use_up(outbox.highest_number(self.places.outbox))
-        self.tidying.recover(wall)
+        self.tidying.recover()
 
     def prepare_inbox(self, *, take_over: bool = False) -> None:
         """Claim the inbox and put the note for people and the recipe folders there.
@@ -218,7 +218,7 @@ class Appliance:
             if LANES[stage] is Lane.GPU:
                 self.lane.ended(now, end)
             if stage is Stage.PUBLISH and end.kind is EndKind.DONE and job.outcome is not None:
-                self.tidying.tidy(job, wall)
+                self.tidying.tidy(job)
                 where = self.places.outbox / outbox_name(job.id, job.outcome)
                 logger.info("%s, see %s", job.state, where, extra={"job": job.id})
 

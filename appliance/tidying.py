@@ -30,25 +30,34 @@ class Tidying:
         self._labels = LabelCache.in_state(settings.state)
         self._next_expiry = float("-inf")
         self._told: set[int] = set()
+        self._over_since: dict[int, float] = {}
 
-    def tidy(self, job: Job, wall: float) -> None:
-        """Remove what an ended job no longer needs now. What cannot go is tried again, and told once."""
+    def tidy(self, job: Job, *, expired: bool = False) -> None:
+        """Remove what an ended job no longer needs now, its kept dataset only once that has expired.
+
+        What cannot go is tried again, and told once.
+        """
+        keep = self._is_kept(job) and not expired
         with self._alone(job):
-            clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=self._keeps(job, wall))
+            clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=keep)
 
-    def recover(self, wall: float) -> None:
-        """Tidy up after whatever ended when the daemon or the host went down."""
+    def recover(self) -> None:
+        """Tidy up after whatever ended when the daemon or the host went down. Nothing expires here: see `expire`."""
         for job in self._ended_with_files():
-            self.tidy(job, wall)
+            self.tidy(job)
 
     def expire(self, now: float, wall: float) -> None:
-        """Remove the datasets in the state folder whose time is over, and the labels that were made of them."""
+        """Remove the datasets in the state folder whose time is over, and the labels that were made of them.
+
+        `now` is monotonic. They are the only copies, and a clock may be wrong until the network has set it: the time
+        must have been over an hour ago already, by the monotonic clock.
+        """
         if now < self._next_expiry:
             return
         self._next_expiry = now + EXPIRY_SECONDS
         for job in self._ended_with_files():
-            if not self._keeps(job, wall):
-                self.tidy(job, wall)
+            if self._is_over(job, now, wall):
+                self.tidy(job, expired=True)
                 with self._alone(job):
                     for file in job.files:
                         self._labels.forget(file.sha256)
@@ -66,10 +75,19 @@ class Tidying:
                 self._told.add(job.number)
                 logger.error("not all that is left of it can be removed: %s", error, extra={"job": job.id})
 
-    def _keeps(self, job: Job, wall: float) -> bool:
-        """Whether the dropped files of an ended job stay in the state folder for now."""
-        until = kept_until(job, self._settings)
-        return until is not None and wall < until
+    def _is_kept(self, job: Job) -> bool:
+        """Whether the dropped files of an ended job stay in the state folder for a while."""
+        return self._settings.keep_finished_days > 0 and kept_until(job, self._settings) is not None
+
+    def _is_over(self, job: Job, now: float, wall: float) -> bool:
+        """Whether nothing keeps the dropped files of an ended job any more."""
+        until = kept_until(job, self._settings) if self._is_kept(job) else None
+        if until is None:
+            return True
+        if wall < until:
+            self._over_since.pop(job.number, None)
+            return False
+        return now - self._over_since.setdefault(job.number, now) >= EXPIRY_SECONDS
 
 
 def clean(job: Job, job_dir: JobDir, store: Store, *, keep_dropped: bool = False) -> None:

@@ -295,7 +295,28 @@ def test_a_dataset_kept_in_the_state_folder_goes_when_its_time_is_over(tmp_path:
     box.turn_until(lambda: "kept until" in (box.outbox / "STATUS.md").read_text())
     assert dataset.exists()
     box.shift = 26 * 3600.0
+    box.tick()
+    assert dataset.exists()
+    box.shift = 27.1 * 3600.0
     box.turn_until(lambda: not dataset.exists())
+    box.stop()
+
+
+def test_a_clock_that_is_ahead_for_a_while_costs_no_dataset(tmp_path: Path):
+    box = Box(tmp_path, keep_datasets="state", keep_finished_days=30)
+    box.drop()
+    box.ended()
+    dataset = box.folder() / "dropped" / "support.jsonl"
+    box.crash()
+    box.start()
+    now, wall = time.monotonic(), time.time()
+    ahead, hour = wall + 60 * 86_400.0, 3600.0
+    # The second hour begins anew whenever the clock was seen to be right.
+    for hours, clock in [(0, ahead), (1, wall), (2, ahead), (2.9, ahead), (3, wall), (4, ahead), (4.9, ahead)]:
+        box.appliance.tick(now + hours * hour, clock)
+        assert dataset.exists()
+    box.appliance.tick(now + 5 * hour, ahead)
+    assert not dataset.exists()
     box.stop()
 
 
