@@ -127,8 +127,8 @@ def people(job: Job) -> tuple[str, ...]:
 
 
 def kept_until(job: Job, settings: Settings) -> float | None:
-    """Until when an ended job's dataset stays in the state folder; None when it does not lie there."""
-    if settings.keep_datasets != "state" or job.outcome is not Outcome.SUCCEEDED or job.finished is None:
+    """Until when a succeeded job's dataset stays in the state folder where it is kept there; None before its end."""
+    if job.outcome is not Outcome.SUCCEEDED or job.finished is None:
         return None
     return job.finished + settings.keep_finished_days * DAY_SECONDS
 
@@ -185,7 +185,7 @@ def result_row(job: Job, jobs: Path, settings: Settings) -> ResultRow:
         base_loss=verified.get("base_loss"),
         tuned_loss=verified.get("tuned_loss"),
         message=job.message,
-        kept_until=kept_until(job, settings),
+        kept_until=kept_until(job, settings) if settings.keep_datasets == "state" else None,
         push=job.push,
         people=people(job),
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from appliance.job import Job, Outcome
+from appliance.job import Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.label_cache import LabelCache
 from appliance.order import ORDER
@@ -37,8 +37,8 @@ class Tidying:
 
         What cannot go is tried again, and told once.
         """
-        keep = self._is_kept(job) and not expired
         with self._alone(job):
+            keep = not expired and self._kept_until(job) is not None
             clean(job, JobDir(self._jobs / job.id), self._store, keep_dropped=keep)
 
     def recover(self) -> None:
@@ -56,9 +56,9 @@ class Tidying:
             return
         self._next_expiry = now + EXPIRY_SECONDS
         for job in self._ended_with_files():
-            if self._is_over(job, now, wall):
-                self.tidy(job, expired=True)
-                with self._alone(job):
+            with self._alone(job):
+                if self._is_over(job, now, wall):
+                    self.tidy(job, expired=True)
                     for file in job.files:
                         self._labels.forget(file.sha256)
 
@@ -75,13 +75,22 @@ class Tidying:
                 self._told.add(job.number)
                 logger.error("not all that is left of it can be removed: %s", error, extra={"job": job.id})
 
-    def _is_kept(self, job: Job) -> bool:
-        """Whether the dropped files of an ended job stay in the state folder for a while."""
-        return self._settings.keep_finished_days > 0 and kept_until(job, self._settings) is not None
+    def _kept_until(self, job: Job) -> float | None:
+        """Until when the dropped files of an ended job stay in the state folder; None when nothing keeps them there.
+
+        What its result does not hold is kept although the settings have changed since: it is the only copy.
+        """
+        days = self._settings.keep_finished_days
+        if job.outcome is not Outcome.SUCCEEDED or self._settings.keep_datasets == "delete" or not days:
+            return None
+        published = JobDir(self._jobs / job.id).result(Stage.PUBLISH) or {}
+        if self._settings.keep_datasets == "outbox" and published.get("with_dataset", False):
+            return None
+        return kept_until(job, self._settings)
 
     def _is_over(self, job: Job, now: float, wall: float) -> bool:
         """Whether nothing keeps the dropped files of an ended job any more."""
-        until = kept_until(job, self._settings) if self._is_kept(job) else None
+        until = self._kept_until(job)
         if until is None:
             return True
         if wall < until:

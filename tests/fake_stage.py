@@ -71,7 +71,7 @@ def write_result(stage: Stage, job_dir: JobDir) -> None:
     if stage is Stage.CHECK and "adapter" in script(job_dir):
         (job_dir.stage(stage) / "recipe.json").write_text(recipe_of(job_dir).model_dump_json())
     if stage is Stage.PUBLISH:
-        said = {"manifest_sha256": manifest_sha256(job_dir)}
+        said = {"manifest_sha256": manifest_sha256(job_dir), "with_dataset": with_dataset()}
     job_dir.write_result(stage, {**RESULTS.get(stage, {"stage": stage}), **said})
 
 
@@ -183,9 +183,10 @@ def publish(job_dir: JobDir) -> None:
     def fill(staging: Path) -> None:
         if facts["outcome"] == Outcome.SUCCEEDED and "adapter" in script(job_dir):
             fill_adapter(staging, job_dir, job)
-        (staging / "dropped").mkdir()
-        for file in job.files:
-            (staging / file.path).write_bytes((job_dir.path / file.path).read_bytes())
+        if facts["outcome"] != Outcome.SUCCEEDED or with_dataset():
+            (staging / "dropped").mkdir()
+            for file in job.files:
+                (staging / file.path).write_bytes((job_dir.path / file.path).read_bytes())
         plan = job_dir.path / Stage.PREPARE / "plan.json"
         if plan.exists():
             (staging / "plan.json").write_bytes(plan.read_bytes())
@@ -217,6 +218,10 @@ def recipe_of(job_dir: JobDir) -> Recipe:
 def published_directory(job_dir: JobDir) -> Path:
     facts = job_dir.outcome() or {}
     return Path(os.environ["APPLIANCE_OUTBOX"]) / outbox_name(job_dir.read_job().id, Outcome(facts["outcome"]))
+
+
+def with_dataset() -> bool:
+    return os.environ.get("APPLIANCE_KEEP_DATASETS", "outbox") == "outbox"
 
 
 def manifest_sha256(job_dir: JobDir) -> str:

@@ -320,6 +320,33 @@ def test_a_clock_that_is_ahead_for_a_while_costs_no_dataset(tmp_path: Path):
     box.stop()
 
 
+def test_a_dataset_that_only_the_state_folder_holds_stays_although_the_setting_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # For the stages, which read it there.
+    monkeypatch.setenv("APPLIANCE_KEEP_DATASETS", "state")
+    box = Box(tmp_path, keep_datasets="state")
+    box.drop("a.jsonl")
+    box.ended()
+    box.stop()
+    monkeypatch.setenv("APPLIANCE_KEEP_DATASETS", "outbox")
+    box = Box(tmp_path, keep_datasets="outbox")
+    box.drop("b.jsonl")
+    box.ended(2)
+    box.turn_until(lambda: not (box.folder(2) / "dropped").exists())
+    for _ in range(3):
+        box.shift += 3601.0
+        box.tick()
+    assert (box.folder(1) / "dropped" / "a.jsonl").exists()
+    assert not (box.outbox / "0001-a" / "dropped").exists()
+    assert (box.outbox / "0002-b" / "dropped" / "b.jsonl").exists()
+    box.stop()
+    # Whoever asks for nothing to be kept gets that.
+    box = Box(tmp_path, keep_datasets="delete")
+    assert not (box.folder(1) / "dropped").exists()
+    box.stop()
+
+
 def test_the_same_drop_is_not_taken_twice_when_it_cannot_be_removed(box: Box, monkeypatch: pytest.MonkeyPatch):
     def refuse(path: str, entry: object) -> None:
         raise PermissionError(13, "Permission denied")

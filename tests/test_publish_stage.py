@@ -45,6 +45,19 @@ def test_a_dropped_file_that_is_gone_is_named_and_the_rest_is_given_back(tmp_pat
     assert {entry["path"] for entry in read_manifest(result)["files"]} == {"WHY.md", "WHY.html", "dropped/a.yaml"}
 
 
+def test_a_result_that_was_published_without_the_dataset_says_so_whatever_the_setting_is_now(tmp_path):
+    """The daemon went down between the rename and the word of it, and was started with another setting."""
+    job = make_job(tmp_path / "jobs", {"a.jsonl": "{}\n", "a.yaml": "base_model: demo\n"})
+    job.write_outcome({"outcome": "cancelled", "stage": None, "failure": None, "message": "", "hint": None})
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    assert run_stage(Stage.PUBLISH, job, APPLIANCE_OUTBOX=str(outbox)) == 0
+    assert job.result(Stage.PUBLISH)["with_dataset"] is True
+    shutil.rmtree(outbox / "0001-test.cancelled" / "dropped")
+    assert run_stage(Stage.PUBLISH, job, APPLIANCE_OUTBOX=str(outbox), APPLIANCE_KEEP_DATASETS="outbox") == 0
+    assert job.result(Stage.PUBLISH)["with_dataset"] is False
+
+
 def test_a_job_whose_only_file_is_gone_ends_all_the_same(held: Box):
     (held.appliance.places.jobs / "0001-a" / "dropped" / "a.jsonl").unlink()
     held.appliance.store.ask("cancel", "1", now=0.0)

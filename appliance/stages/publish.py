@@ -34,4 +34,10 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         fill=fill_staging,
         facts=lambda: manifest_facts(ending),
     )
-    return {"path": path.name, "stage": Stage.PUBLISH, "manifest_sha256": outbox.manifest_sha256(path)}
+    return {
+        "path": path.name,
+        "stage": Stage.PUBLISH,
+        "manifest_sha256": outbox.manifest_sha256(path),
+        # As it stands there: what was published before a restart was published by the settings of that time.
+        "with_dataset": (path / "dropped").is_dir(),
+    }
