@@ -3,6 +3,7 @@
 ApplianceError
 ├── InputError       the person's files or words are wrong        exit code 2
 ├── NotReadyError    this machine cannot do it now                exit code 3
+│   └── ModelGoneError   what was fetched is gone since
 └── StageFailure     a stage met a fault with a name of its own   exit code 1
 
 Stopped is no error: a stage was asked to stop and has saved what it could.
@@ -100,6 +101,14 @@ class NotReadyError(ApplianceError):
     def as_json(self) -> dict[str, str | None]:
         """The object of `failure.json`."""
         return {"waiting": self.waiting, "message": self.message, "hint": self.hint}
+
+
+class ModelGoneError(NotReadyError):
+    """The base model that a job was fetched and prepared for is no longer where it was: it is fetched again."""
+
+    def as_json(self) -> dict[str, str | None]:
+        """The object of `failure.json`."""
+        return {**super().as_json(), "again": "fetch"}
 
 
 class StageFailure(ApplianceError):

@@ -95,6 +95,10 @@ class JobDir:
     def write_result(self, stage: Stage, result: dict[str, Any]) -> None:
         write_json(self.stage(stage) / "result.json", result)
 
+    def fetch_again(self) -> None:
+        """Note that the base model is no longer where it was fetched to. Which one it was is kept: no other will do."""
+        self.write_result(Stage.FETCH, {**(self.result(Stage.FETCH) or {}), "gone": True})
+
     def plan(self) -> dict[str, Any] | None:
         """The plan that the next training goes by, or None before there is one."""
         return _read(self.plan_file)

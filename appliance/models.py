@@ -121,6 +121,16 @@ def has_all_weights(folder: Path) -> bool:
     return all((folder / name).is_file() for name in names)
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a model lies in a folder with all that loading it needs: somebody may have made room there since."""
+    try:
+        return (folder / "config.json").is_file() and (
+            (folder / "model.safetensors").is_file() or has_all_weights(folder)
+        )
+    except OSError:
+        return False
+
+
 def size_of(folder: Path) -> int:
     """The bytes of all files below a folder, each counted once however many links lead to it."""
     sizes = {}

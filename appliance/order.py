@@ -4,6 +4,7 @@ Whatever died, the next start looks at the job directory and runs the first stag
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from appliance import exits
@@ -14,6 +15,7 @@ from appliance.priorities import rank
 
 ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
 DRY_RUN_ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE)
+NEED_THE_MODEL: Final = (Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
 CAPACITY: Final = {Lane.CPU: 2, Lane.NET: 2, Lane.GPU: 1, Lane.OUT: 1}
 
 
@@ -24,7 +26,8 @@ def next_stage(job: Job, job_dir: JobDir) -> Stage:
     order = DRY_RUN_ORDER if job.dry_run else ORDER
     if job_dir.result(Stage.CHECK) is None and dataset_to_fetch(job, job_dir) is not None:
         return Stage.FETCH
-    return next((stage for stage in order if not _is_done(stage, job_dir)), Stage.PUBLISH)
+    stage = next((stage for stage in order if not _is_done(stage, job_dir)), Stage.PUBLISH)
+    return Stage.FETCH if stage in NEED_THE_MODEL and not _has_model(job_dir) else stage
 
 
 def _is_done(stage: Stage, job_dir: JobDir) -> bool:
@@ -33,12 +36,25 @@ def _is_done(stage: Stage, job_dir: JobDir) -> bool:
     return result is not None and not (stage is Stage.FETCH and "rows" in result)
 
 
+def _has_model(job_dir: JobDir) -> bool:
+    """Whether the base model is where it was fetched to, as far as that can be seen in no time.
+
+    Of the state folder's own cache only, which people clear to make room: a disk elsewhere may hang. What a stage does
+    not find there, it says itself.
+    """
+    fetched = job_dir.result(Stage.FETCH) or {}
+    folder = Path(fetched.get("path", ""))
+    own_cache = job_dir.path.resolve().parents[1] / "cache"
+    return not fetched.get("gone") and (not folder.is_relative_to(own_cache) or (folder / "config.json").exists())
+
+
 def has_ended_well(stage: Stage, job_dir: JobDir) -> bool:
-    """Whether the run of a stage that has just ended left its result, and not one before it: rows come before check."""
+    """Whether the run of a stage that has just ended left its result, and not one before it: rows come before check,
+    and a model may be fetched once more."""
     result = job_dir.result(stage)
     if result is not None and stage is Stage.FETCH and "rows" in result:
         return job_dir.result(Stage.CHECK) is None
-    return result is not None
+    return result is not None and (stage is not Stage.FETCH or _has_model(job_dir))
 
 
 def startable(

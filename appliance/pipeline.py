@@ -114,7 +114,11 @@ class Pipeline:
             failure=job_dir.failure(stage),
             asked=asked,
         )
-        counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS)
+        fetched = stage is Stage.FETCH and ended.kind is EndKind.DONE
+        # Rows, a model, and that model again wherever somebody made room: nothing of it is a try too many.
+        counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS) and not fetched
+        if ended.kind is EndKind.WAITS and (job_dir.failure(stage) or {}).get("again") == Stage.FETCH:
+            job_dir.fetch_again()
         with self.store.transaction():
             self.store.end_attempt(job.number, stage, exit_code=code, counted=counted, now=now)
             facts = {"stage": stage, "exit_code": code, "kind": ended.kind, "failure": ended.failure}

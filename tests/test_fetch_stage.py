@@ -8,7 +8,7 @@ from appliance.errors import NotReadyError
 from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.memory import read_memory
-from appliance.models import canonical_id, find_config, local_folder, read_license
+from appliance.models import canonical_id, find_config, is_whole, local_folder, read_license
 from appliance.recipe import Recipe
 from appliance.settings import Settings
 from appliance.stages.download import is_wanted
@@ -175,6 +175,30 @@ def test_a_download_that_was_cut_short_is_not_taken_for_a_model(tmp_path, settin
     (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
     with pytest.raises(NotReadyError, match="cannot be reached"):
         attempt(settings, tmp_path, "org/tiny").run()
+
+
+@pytest.mark.parametrize("removed", ["blobs/*", "snapshots/*/model.safetensors"])
+def test_what_somebody_took_out_of_the_cache_is_downloaded_again(tmp_path, settings, monkeypatch, removed):
+    with serve_models({"org/tiny": MODEL}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        snapshot = attempt(settings, tmp_path, "org/tiny").run()
+        for path in snapshot.parents[1].glob(removed):
+            path.unlink()
+        assert not is_whole(snapshot)
+        assert attempt(settings, tmp_path, "org/tiny", COMMIT).run() == snapshot
+    assert is_whole(snapshot)
+
+
+def test_weights_that_are_not_complete_are_said_before_anything_is_trained(tmp_path, settings):
+    index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+    write_model(settings.models / "org--tiny", **{"model.safetensors.index.json": index})
+    (settings.models / "org--tiny" / "model.safetensors").rename(
+        settings.models / "org--tiny" / "model-00001-of-00002.safetensors"
+    )
+    job = job_for(tmp_path, base_model="org/tiny")
+    assert fetch(job, settings) == 1
+    assert job.failure(Stage.FETCH)["failure"] == "model_unavailable"
+    assert "not complete" in job.failure(Stage.FETCH)["message"]
 
 
 def test_without_network_the_job_waits(tmp_path, settings):

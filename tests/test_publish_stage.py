@@ -87,6 +87,8 @@ def test_what_a_stage_did_not_foresee_is_said_in_the_words_of_the_error(tmp_path
     run_stages(job, Stage.CHECK, Stage.FETCH)
     fetched = job.path / "fetch" / "result.json"
     fetched.write_text(json.dumps(json.loads(fetched.read_text()) | {"path": str(tmp_path)}))
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "model.safetensors").touch()
 
     assert run_stage(Stage.PREPARE, job) == 1
 

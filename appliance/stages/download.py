@@ -39,7 +39,7 @@ from huggingface_hub.errors import (
 
 from appliance.hub.away import why_away
 from appliance.logs import redact_output
-from appliance.models import UnusableModel, cached_snapshot, has_all_weights, size_of, unsafe_reasons
+from appliance.models import UnusableModel, cached_snapshot, has_all_weights, is_whole, size_of, unsafe_reasons
 from appliance.processes import die_with_parent
 from appliance.stages.hub_dataset import UnusableDataset, download_dataset
 
@@ -77,7 +77,7 @@ def main() -> None:
 def download(repository: str, revision: str | None, keep_free_bytes: int) -> str:
     """The directory of the complete snapshot. What is in the cache already needs no network."""
     cached = cached_snapshot(repository, revision, Path(HF_HUB_CACHE).parent)
-    if cached is not None and _mark(cached).exists():
+    if cached is not None and _mark(cached).exists() and is_whole(cached):
         return str(cached)
     try:
         snapshot = _download(repository, revision, keep_free_bytes)

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from appliance.allow_list import is_allowed
-from appliance.errors import StageFailure
+from appliance.errors import NotReadyError, StageFailure
 from appliance.hub_rows import dataset_to_fetch
-from appliance.job import FailureClass, Stage
+from appliance.job import FailureClass, Stage, Waiting
 from appliance.job_dir import JobDir
 from appliance.model_shelf import mark_used
 from appliance.models import (
     UnusableModel,
     canonical_id,
     find_config,
+    is_whole,
     local_folder,
     read_config,
     read_license,
@@ -38,13 +39,15 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     if dataset is not None:
         return fetch_rows(dataset, job, settings)
     recipe = Recipe.model_validate_json((job.path / "check" / "recipe.json").read_text())
-    folder, commit = local_folder(recipe.base_model, settings.models), None
-    loaded = canonical_id(recipe.base_model)
+    earlier = job.result(Stage.FETCH) or {}
     try:
-        if folder is None:
-            loaded, folder = _download(recipe, job.stage(Stage.FETCH), settings)
-            commit = folder.name
+        again = "path" in earlier
+        loaded, folder, commit = _again(recipe, earlier, job, settings) if again else _find(recipe, job, settings)
         refuse_unsafe(folder)
+        if not is_whole(folder):
+            raise UnusableModel(
+                f"the weights in {folder} are not complete", hint="Add the missing files and try again."
+            )
         refuse_what_never_fits(recipe, read_shape(read_config(folder)), machine_to_plan_for(settings))
     except UnusableModel as error:
         raise StageFailure(FailureClass.MODEL_UNAVAILABLE, error.message, hint=error.hint) from None
@@ -57,8 +60,38 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
         "path": str(folder),
         "bytes": size_of(folder),
         "license": read_license(folder),
-        "dataset": (job.result(Stage.FETCH) or {}).get("dataset"),
+        "dataset": earlier.get("dataset"),
     }
+
+
+Found = tuple[str, Path, str | None]
+"""The repository that is loaded, its directory, and the commit; None for a directory that is on this machine."""
+
+
+def _find(recipe: Recipe, job: JobDir, settings: Settings) -> Found:
+    folder = local_folder(recipe.base_model, settings.models)
+    if folder is not None:
+        return canonical_id(recipe.base_model), folder, None
+    loaded, folder = _download(recipe, job.stage(Stage.FETCH), settings)
+    return loaded, folder, folder.name
+
+
+def _again(recipe: Recipe, earlier: dict[str, Any], job: JobDir, settings: Settings) -> Found:
+    """The model that is gone since it was fetched: that very one, for labels, plan and checkpoints were made with it.
+
+    Raises NotReadyError where it was a directory that is not there: its disk may only be away.
+    """
+    loaded, commit = earlier["base_model_loaded"], earlier["base_model_commit"]
+    if commit is not None:
+        return loaded, Download(loaded, commit, job.stage(Stage.FETCH), settings).run(), commit
+    folder = local_folder(recipe.base_model, settings.models)
+    if folder is None:
+        raise NotReadyError(
+            f"the base model {loaded} is no longer in {earlier['path']}: mount its disk or put it back there, or cancel"
+            " the job",
+            waiting=Waiting.DISK,
+        )
+    return loaded, folder, None
 
 
 def _download(recipe: Recipe, stage: Path, settings: Settings) -> tuple[str, Path]:

@@ -17,6 +17,7 @@ from appliance.planning.fitting import sequence_cap
 from appliance.planning.plan import DataFacts, make_plan
 from appliance.recipe import Recipe
 from appliance.settings import Settings
+from appliance.stages.fetched import base_model_folder
 from appliance.stages.label_key import label_key, settings_that_matter
 from appliance.stages.planned_for import machine_to_plan_for
 
@@ -62,8 +63,9 @@ def run(job: JobDir, settings: Settings) -> dict[str, Any]:
     assert check is not None, "check comes before prepare"
     assert fetch is not None, "fetch comes before prepare"
     recipe = Recipe.model_validate_json((job.path / "check" / "recipe.json").read_text())
-    shape, machine = read_shape(read_config(Path(fetch["path"]))), machine_to_plan_for(settings)
-    inputs = _inputs(job, recipe, check, Path(fetch["path"]), sequence_cap(recipe, shape, machine))
+    model = base_model_folder(fetch)
+    shape, machine = read_shape(read_config(model)), machine_to_plan_for(settings)
+    inputs = _inputs(job, recipe, check, model, sequence_cap(recipe, shape, machine))
     facts = _label(job.stage(Stage.PREPARE), settings, inputs)
     data = DataFacts(
         rows=check["rows"],

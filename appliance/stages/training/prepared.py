@@ -9,6 +9,7 @@ from appliance.job import Stage
 from appliance.job_dir import JobDir
 from appliance.planning.machine import MachineKind
 from appliance.recipe import Recipe
+from appliance.stages.fetched import base_model_folder
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,20 @@ class Prepared:
 
     @classmethod
     def read(cls, job: JobDir) -> Self:
-        """Everything `check`, `fetch` and `prepare` left; they have checked it, so nothing is checked again."""
+        """Everything `check`, `fetch` and `prepare` left; they have checked it, so nothing is checked again.
+
+        Raises ModelGoneError when the base model is gone since.
+        """
         prepare, eval_rows = job.path / Stage.PREPARE, job.path / Stage.PREPARE / "eval.arrow"
         fetched = job.result(Stage.FETCH)
         facts = job.result(Stage.PREPARE)
         assert fetched is not None, "fetch comes before training"
         assert facts is not None, "prepare comes before training"
+        base = base_model_folder(fetched)
         return cls(
             recipe=Recipe.model_validate_json((job.path / Stage.CHECK / "recipe.json").read_bytes()),
             plan=TrainingPlan.read(job.plan_file),
-            base=Path(fetched["path"]),
+            base=base,
             tokenizer=prepare / "tokenizer",
             train_rows=prepare / "train.arrow",
             eval_rows=eval_rows if eval_rows.exists() else None,
