@@ -97,7 +97,7 @@ def explain_refusal(error: OSError) -> tuple[int, dict[str, str | None] | None]:
 
     None: there is nothing to say about it that the class of an unexplained end does not say.
     """
-    number = _number_of(error)
+    number = number_of(error)
     name = _what(error)
     if number in _DISK:
         message = _DISK[number] + (f" ({name})" if name else "")
@@ -119,7 +119,7 @@ def _what(error: OSError) -> str:
     return OUTBOX if re.fullmatch(r"\..+\.partial", name) else name
 
 
-def _number_of(error: OSError) -> int | None:
+def number_of(error: OSError) -> int | None:
     """What the system said. Copying a tree collects many refusals, of which only the words are left."""
     words = re.search(r"\[Errno (\d+)\]", str(error))
     return int(words[1]) if error.errno is None and words else error.errno
@@ -127,7 +127,7 @@ def _number_of(error: OSError) -> int | None:
 
 def explain_no_start(stage: Stage, error: OSError) -> StageEnd:
     """Why the process of a stage could not be started: the machine is short of something for a while."""
-    number, why = _number_of(error), error.strerror or str(error)
+    number, why = number_of(error), error.strerror or str(error)
     if number in _DISK or number in _FOLDER:
         return StageEnd(EndKind.WAITS, f"the {stage} stage could not be started: {why}", waiting=Waiting.DISK)
     message = f"the {stage} stage could not be started: {why} (out of processes, open files or memory)"

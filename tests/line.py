@@ -165,7 +165,7 @@ def train(job_dir: JobDir, line: Line) -> dict[str, Any]:
             attempt.save(parts(step))
         attempt.finish()
         attempt.save(parts(STEPS))
-    chosen = checkpoints.checkpoint_of_step(kept, STEPS)
+    chosen = checkpoints.final_checkpoint(kept, best=None, last=STEPS)
     adapter = checkpoints.assemble_adapter(chosen, job_dir.path / "prepare" / "tokenizer", folder / "adapter")
     return {"steps": attempt.standing.step, "samples": attempt.standing.samples, "adapter": adapter}
 

@@ -1,20 +1,27 @@
 """Checkpoints: complete or not there, undamaged or passed over, and the last good one never thrown away."""
 
+import errno
 import json
+import os
 import threading
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from appliance import files
 from appliance.errors import StageFailure
+from appliance.exits import RETRIED
 from appliance.job_dir import ProgressWriter
+from appliance.stages.training import checkpoints
 from appliance.stages.training.attempt import Attempt
 from appliance.stages.training.checkpoints import (
     amend_checkpoint,
     assemble_adapter,
     complete_checkpoints,
     describe,
+    final_checkpoint,
     forget_later_checkpoints,
     newest_good_checkpoint,
     rotate_checkpoints,
@@ -73,6 +80,79 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
         weights.write_bytes(damage)
 
     assert newest_good_checkpoint(tmp_path).step == 1
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Paths that the disk does not give back any more, by what the system says of it."""
+    said = {}
+    read_text = Path.read_text
+
+    def refuse(path):
+        if path in said:
+            raise OSError(said[path], os.strerror(said[path]), str(path))
+
+    def hash_unless_refused(path):
+        refuse(path)
+        return files.sha256_of(path)
+
+    def read_unless_refused(path, *arguments):
+        refuse(path)
+        return read_text(path, *arguments)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", hash_unless_refused)
+    monkeypatch.setattr(Path, "read_text", read_unless_refused)
+    return said
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "COMPLETE.json"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.EBADMSG])
+def test_a_checkpoint_that_the_disk_does_not_give_back_is_passed_over_too(tmp_path, unreadable, name, number):
+    write(tmp_path, 1)
+    unreadable[write(tmp_path, 2).path / name] = number
+
+    assert newest_good_checkpoint(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "COMPLETE.json"])
+def test_one_that_may_not_be_read_is_not_taken_for_a_damaged_one(tmp_path, unreadable, name):
+    """Somebody gives the access back, and nothing was lost."""
+    write(tmp_path, 1)
+    unreadable[write(tmp_path, 2).path / name] = errno.EACCES
+
+    with pytest.raises(PermissionError):
+        newest_good_checkpoint(tmp_path)
+
+
+def test_the_adapter_is_that_of_the_best_step_where_there_is_one(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+
+    assert final_checkpoint(tmp_path, best=1, last=3).step == 1
+    assert final_checkpoint(tmp_path, best=None, last=3).step == 3
+    # What only a resume would need does not matter any more.
+    (tmp_path / "step-000001" / "optimizer.pt").unlink()
+    assert final_checkpoint(tmp_path, best=1, last=3).step == 1
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "COMPLETE.json"])
+def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_last(tmp_path, name):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    (tmp_path / "step-000001" / name).write_bytes(b"Weights")
+
+    assert final_checkpoint(tmp_path, best=1, last=3).step == 3
+
+
+def test_a_last_checkpoint_that_is_damaged_is_trained_again_from_the_one_before(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    (tmp_path / "step-000003" / "adapter_model.safetensors").write_bytes(b"weights" * 2 + b"Weights")
+
+    with pytest.raises(StageFailure) as failed:
+        final_checkpoint(tmp_path, best=None, last=3)
+    assert failed.value.failure in RETRIED
+    assert newest_good_checkpoint(tmp_path).step == 2
 
 
 def test_there_is_none_before_the_first(tmp_path):

@@ -1,14 +1,20 @@
 """The publish stage where something stands in its way: what is there is published, and what is not is said."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from appliance.job import JobState, Stage, Waiting
+from appliance.files import sha256_of
+from appliance.job import JobState, Outcome, Stage, Waiting
 from appliance.outbox import read_manifest
 from appliance.processes import stage_command
+from appliance.stages.results import Ending, fill
+from appliance.stages.training import checkpoints
+from appliance.stages.training.standing import Standing
 from tests.box import Box, fake_command
 from tests.jobs import jsonl, make_job, run_stage, run_stages
 from tests.labelled_rows import rows_of
@@ -97,3 +103,47 @@ def test_what_a_stage_did_not_foresee_is_said_in_the_words_of_the_error(tmp_path
     assert failure["failure"] == "internal"
     assert "config.json" in failure["message"]
     assert failure["message"] in (job.path / "prepare" / "stage.log").read_text()
+
+
+def refuse_hashes(monkeypatch, path: Path) -> None:
+    def hash_unless_refused(asked: Path) -> str:
+        if asked == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return sha256_of(asked)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", hash_unless_refused)
+
+
+def refuse_copies(monkeypatch, path: Path) -> None:
+    copyfile = shutil.copyfile
+
+    def copy_unless_refused(source, target, **how):
+        if Path(source) == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return copyfile(source, target, **how)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_unless_refused)
+
+
+@pytest.mark.parametrize("refuse", [refuse_hashes, refuse_copies])
+def test_a_failed_job_whose_checkpoint_cannot_be_read_gives_its_files_back_and_says_so(tmp_path, monkeypatch, refuse):
+    job = make_job(tmp_path / "jobs", {"a.jsonl": "{}\n"})
+    (job.stage(Stage.PREPARE) / "tokenizer").mkdir()
+    parts = {name: lambda: b"x" for name in checkpoints.ADAPTER_FILES}
+    kept = job.stage(Stage.TRAIN) / "checkpoints"
+    checkpoint = checkpoints.write_checkpoint(kept, Standing(step=10, loss=1.0), parts)
+    facts = {"outcome": "failed", "stage": "train", "failure": "disk_full", "message": "broken", "hint": None}
+    ending = Ending(job.read_job(), job, Outcome.FAILED, facts, 0.0, with_dataset=True)
+
+    def result(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        fill(folder, ending)
+        return folder
+
+    assert (result("whole") / "adapter" / "adapter_config.json").exists()
+    assert "cannot be read" not in (tmp_path / "whole" / "WHY.md").read_text()
+    refuse(monkeypatch, checkpoint.path / "adapter_model.safetensors")
+    assert sorted(path.name for path in result("spoilt").iterdir()) == ["WHY.html", "WHY.md", "dropped"]
+    assert (tmp_path / "spoilt" / "dropped" / "a.jsonl").exists()
+    assert "checkpoints cannot be read" in (tmp_path / "spoilt" / "WHY.md").read_text()

@@ -120,6 +120,13 @@ def test_what_the_held_out_loss_made_of_the_training_is_told():
     assert "ended early" not in text_of(finished_report())
 
 
+def test_a_best_checkpoint_that_was_damaged_is_told():
+    spoilt = TRAIN | {"adapter_step": 20, "best_step": 10, "best_loss": 2.25, "best_damaged": True}
+    told = "The held-out loss was lowest at step 10 (2.250), but that checkpoint was damaged on the disk"
+    assert f"{told}: the adapter is that of the last step, 20." in text_of(finished_report(train=spoilt))
+    assert "damaged" not in text_of(finished_report())
+
+
 def test_a_prompt_of_the_recipe_has_no_wanted_answer():
     text = text_of(finished_report(samples=[SAMPLE | {"row": None, "answer": None}]))
     assert "Prompt 1 of the recipe" in text

@@ -17,7 +17,7 @@ from appliance.names import printable
 from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
 from appliance.revision import version_and_commit
-from appliance.stages.training.checkpoints import assemble_adapter, newest_good_checkpoint
+from appliance.stages.training.checkpoints import assemble_adapter, is_unreadable, newest_good_checkpoint
 from appliance.texts.model_card import Card, model_card
 from appliance.texts.plots import loss_png, training_figures
 from appliance.texts.report import Report, render_report
@@ -165,6 +165,7 @@ def _why(
         missing=ending.missing,
         renamed=dict(_renamed(ending.job)),
         has_adapter=has_adapter,
+        adapter_lost=not has_adapter and _had_checkpoints(ending),
         log_tail=has_log,
         attempts=ending.job.attempt,
     )
@@ -178,12 +179,26 @@ def _renamed(job: Job) -> Iterator[tuple[str, str]]:
 
 
 def _save_adapter(staging: Path, ending: Ending) -> bool:
-    """The adapter of the last good checkpoint, if the training got that far."""
-    checkpoint = newest_good_checkpoint(ending.dir.path / "train" / "checkpoints")
-    if checkpoint is None:
+    """The adapter of the last good checkpoint, if the training got that far and the disk gives it back."""
+    try:
+        checkpoint = newest_good_checkpoint(ending.dir.path / "train" / "checkpoints")
+        if checkpoint is None:
+            return False
+        assemble_adapter(checkpoint, ending.dir.path / "prepare" / "tokenizer", staging / "adapter")
+    except OSError as error:
+        if not is_unreadable(error):
+            raise
+        # Whatever became of it, the dropped files go back.
+        shutil.rmtree(staging / ".adapter.partial", ignore_errors=True)
         return False
-    assemble_adapter(checkpoint, ending.dir.path / "prepare" / "tokenizer", staging / "adapter")
     return True
+
+
+def _had_checkpoints(ending: Ending) -> bool:
+    try:
+        return any((ending.dir.path / "train").glob("checkpoints/step-*/COMPLETE.json"))
+    except OSError:
+        return True
 
 
 def _save_log(staging: Path, ending: Ending, stage: Stage) -> bool:

@@ -212,7 +212,10 @@ def _course(plan: Facts, train: Facts) -> Iterator[str]:
     steps, best = train["steps"], train["adapter_step"]
     if train["stopped_early"]:
         yield f"training ended early, after step {steps:,} of {plan['total_steps']:,}: the held-out loss fell no more"
-    if best != steps:
+    if train.get("best_damaged"):
+        lowest = f"the held-out loss was lowest at step {train['best_step']:,} ({loss(train['best_loss'])})"
+        yield f"{lowest}, but that checkpoint was damaged on the disk: the adapter is that of the last step, {best:,}"
+    elif best != steps:
         yield f"the adapter is that of step {best:,}, where the held-out loss was lowest ({loss(train['best_loss'])})"
 
 

@@ -27,8 +27,9 @@ class Why:
     """A job that ended without a published adapter.
 
     `files` are the names in `dropped/` beside the text, `missing` those that should be there and are gone,
-    `has_adapter` whether `adapter/` of the last checkpoint is there, `log_tail` whether `worker.log` is. `attempts` is
-    how often it was tried. Without a `zone`, times are the machine's own.
+    `has_adapter` whether `adapter/` of the last checkpoint is there, `adapter_lost` whether there are checkpoints and
+    none can be read, `log_tail` whether `worker.log` is there. `attempts` is how often it was tried. Without a `zone`,
+    times are the machine's own.
     """
 
     job_id: str
@@ -43,6 +44,7 @@ class Why:
     files: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     has_adapter: bool = False
+    adapter_lost: bool = False
     log_tail: bool = False
     attempts: int = 0
     zone: tzinfo | None = None
@@ -174,6 +176,10 @@ def _details(why: Why) -> list[str]:
     if why.outcome is not Outcome.CANCELLED and not why.problems and (said := _without_traceback(why.message)):
         lines.append(sentence(said))
     lines += [sentence(gone(name)) for name in why.missing]
+    if why.adapter_lost:
+        lines.append(
+            "Its checkpoints cannot be read, so there is no adapter here: the disk of the state folder may fail."
+        )
     return lines
 
 

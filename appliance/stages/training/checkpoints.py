@@ -7,6 +7,7 @@
 Imports no torch: what goes into the files is the caller's business.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -14,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from appliance.errors import StageFailure
+from appliance.exits import number_of
 from appliance.files import sha256_of, sync, write_json
+from appliance.job import FailureClass
 from appliance.stages.training.standing import Standing
 
 COMPLETE: Final = "COMPLETE.json"
 KEEP: Final = 2
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
+# A bad sector, or what a file system says of content that it knows to be damaged.
+UNREADABLE: Final = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
 
 # Made when its turn comes and let go again: an optimizer's state is large.
 Content = Callable[[], bytes]
@@ -45,9 +51,10 @@ class Checkpoint:
     def is_finite(self) -> bool:
         return self.standing.loss is not None
 
-    def is_undamaged(self) -> bool:
-        """Whether every file still has the size and the hash it was written with."""
-        return all(_matches(self.path / name, entry) for name, entry in self.files.items())
+    def is_undamaged(self, names: Iterable[str] | None = None) -> bool:
+        """Whether every file, or every one of `names`, still has the size and the hash it was written with."""
+        names = self.files if names is None else names
+        return all(name in self.files and _matches(self.path / name, self.files[name]) for name in names)
 
 
 def write_checkpoint(checkpoints: Path, standing: Standing, parts: Mapping[str, Content]) -> Checkpoint:
@@ -74,9 +81,21 @@ def newest_good_checkpoint(checkpoints: Path) -> Checkpoint | None:
     return next((one for one in candidates if one.is_finite and one.is_undamaged()), None)
 
 
-def checkpoint_of_step(checkpoints: Path, step: int) -> Checkpoint:
-    """The complete checkpoint of `step`, which is known to have been written."""
-    return next(one for one in complete_checkpoints(checkpoints) if one.step == step)
+def final_checkpoint(checkpoints: Path, *, best: int | None, last: int) -> Checkpoint:
+    """The checkpoint that a finished training gives its adapter from: of step `best`, if its adapter is as it was
+    written, else of step `last`.
+
+    Raises StageFailure when neither is: the next attempt then goes on from the one before.
+    """
+    found = {one.step: one for one in complete_checkpoints(checkpoints)}
+    for step in (best, last):
+        if step in found and found[step].is_undamaged(ADAPTER_FILES):
+            return found[step]
+    raise StageFailure(
+        FailureClass.DISK_FULL,
+        f"the checkpoint of the last step, {last}, is not on the disk as it was written",
+        hint="The disk of the state folder may be failing: `dmesg` on the host says more.",
+    )
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Checkpoint]:
@@ -123,6 +142,11 @@ def assemble_adapter(checkpoint: Checkpoint, tokenizer: Path, target: Path) -> d
     return files
 
 
+def is_unreadable(error: OSError) -> bool:
+    """Whether an error says that what was written cannot be had back, however often one tries."""
+    return number_of(error) in UNREADABLE
+
+
 def describe(path: Path) -> dict[str, Any]:
     """`{"bytes", "sha256"}` of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -139,8 +163,17 @@ def _read(folder: Path) -> Checkpoint | None:
         return Checkpoint(folder, value["files"], Standing.from_json(value))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
+    except OSError as error:
+        if is_unreadable(error):
+            return None
+        raise
 
 
 def _matches(path: Path, entry: dict[str, Any]) -> bool:
-    # The size first: it tells a cut file without reading it.
-    return path.is_file() and path.stat().st_size == entry["bytes"] and describe(path) == entry
+    try:
+        # The size first: it tells a cut file without reading it.
+        return path.is_file() and path.stat().st_size == entry["bytes"] and describe(path) == entry
+    except OSError as error:
+        if is_unreadable(error):
+            return False
+        raise

@@ -25,7 +25,7 @@ from appliance.stages.training.callbacks import AttemptCallback, HeldOut
 from appliance.stages.training.checkpoints import (
     Checkpoint,
     assemble_adapter,
-    checkpoint_of_step,
+    final_checkpoint,
     forget_later_checkpoints,
     newest_good_checkpoint,
 )
@@ -68,10 +68,11 @@ def train(folder: Path, prepared: Prepared, *, checkpoint_seconds: float) -> dic
         base_model = canonical_id(prepared.recipe.base_model)
         run_to_the_end(trainer, attempt, AttemptCallback(attempt, loaded, base_model, held_out), resumed)
     best = attempt.standing.best_step if held_out and held_out.keep_best else None
-    chosen = checkpoint_of_step(checkpoints, best or attempt.standing.step)
+    chosen = final_checkpoint(checkpoints, best=best, last=attempt.standing.step)
     adapter = assemble_adapter(chosen, prepared.tokenizer, folder / "adapter")
     facts = training_facts(attempt.standing, loaded, trainer)
-    return facts | needs(attempt, trainer, after_imports) | {"adapter_step": chosen.step, "adapter": adapter}
+    whose = {"adapter_step": chosen.step, "best_damaged": best not in (None, chosen.step), "adapter": adapter}
+    return facts | needs(attempt, trainer, after_imports) | whose
 
 
 def make_trainer(prepared: Prepared, loaded: LoadedModel, output: Path) -> SFTTrainer:
