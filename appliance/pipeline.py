@@ -67,6 +67,10 @@ class Pipeline:
         with self.store.transaction():
             # What is finished is never given up: publishing is tried until it succeeds.
             begun = self.store.attempts(job.number, stage, mark=mark)
+            if stage is Stage.FETCH:
+                # Rows, a model, and that model again wherever somebody made room: what was fetched was no try too many.
+                ends = [event for event in self.store.events(job.number) if event["event"] == "stage_ended"]
+                begun -= sum(event["stage"] == stage and event["kind"] == EndKind.DONE for event in ends)
             if stage is not Stage.PUBLISH and begun >= self.max_attempts:
                 self._give_up(job, stage, now=now)
                 return None
@@ -114,9 +118,7 @@ class Pipeline:
             failure=job_dir.failure(stage),
             asked=asked,
         )
-        fetched = stage is Stage.FETCH and ended.kind is EndKind.DONE
-        # Rows, a model, and that model again wherever somebody made room: nothing of it is a try too many.
-        counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS) and not fetched
+        counted = ended.kind not in (EndKind.STOPPED, EndKind.WAITS)
         if ended.kind is EndKind.WAITS and (job_dir.failure(stage) or {}).get("again") == Stage.FETCH:
             job_dir.fetch_again()
         with self.store.transaction():
