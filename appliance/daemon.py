@@ -26,12 +26,13 @@ from appliance.gpu_presence import GpuPresence
 from appliance.guard import MemoryGuard
 from appliance.inbox import Availability, Inbox
 from appliance.job import LANES, Lane, Priority, Stage, outbox_name
+from appliance.job_dir import JobDir
 from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.opening import open_database
 from appliance.pipeline import Pipeline
 from appliance.places import Places, library_recipes, make_folders
-from appliance.processes import boot_id, start_stage
+from appliance.processes import StageProcess, boot_id, start_stage
 from appliance.pushes import Pushes
 from appliance.reception import Reception
 from appliance.settings import Settings
@@ -115,12 +116,15 @@ class Appliance:
         self.crew = Crew(
             self.pipeline,
             self.store,
-            start=start,
+            start=partial(self._start, start),
             guard=self.guard,
             stall_seconds=settings.stall_minutes * 60,
             on_trouble=self.upkeep.met_with_one_job,
         )
         self.upkeep.at_work = lambda: [(r.job, r.stage, self.pipeline.dir(r.job)) for r in self.crew.running.values()]
+        self.upkeep.arriving = lambda: sum(
+            r.progress.missing_bytes for r in self.crew.running.values() if r.stage is Stage.FETCH
+        )
         self.pushes = Pushes(
             self.store,
             settings,
@@ -137,6 +141,11 @@ class Appliance:
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self.tidying = Tidying(self.store, self.places.jobs, settings)
         self.view = self._view(time.monotonic(), time.time())
+
+    def _start(self, start: Start, stage: Stage, job_dir: JobDir) -> StageProcess:
+        if stage is Stage.FETCH:
+            self.upkeep.leave_word(job_dir)
+        return start(stage, job_dir)
 
     def recover(self) -> None:
         """Put right what the last end, however it came, left behind. Called once before the first turn."""

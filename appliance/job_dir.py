@@ -12,6 +12,7 @@ state/jobs/0007-support/
     problems.json      the input is wrong (exit code 2)
     failure.json       failed with a class (exit code 1), or must wait (exit code 3)
     stage.log          what it printed
+  fetch/promised.json  the room on its disk that running stages still need, as it began
 """
 
 import json
@@ -39,6 +40,8 @@ from appliance.job import (
     Waiting,
 )
 from appliance.progress import Progress, fold, parse_lines
+
+PROMISED = "promised.json"
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,9 @@ class JobDir:
     def fetch_again(self) -> None:
         """Note that the base model is no longer where it was fetched to. Which one it was is kept: no other will do."""
         self.write_result(Stage.FETCH, {**(self.result(Stage.FETCH) or {}), "gone": True})
+
+    def write_promised(self, size: int) -> None:
+        write_json(self.stage(Stage.FETCH) / PROMISED, {"bytes": size})
 
     def plan(self) -> dict[str, Any] | None:
         """The plan that the next training goes by, or None before there is one."""

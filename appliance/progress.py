@@ -85,6 +85,13 @@ class Progress:
             return (self.step or 0) / self.total_steps
         return self.done / self.total if self.done is not None and self.total else None
 
+    @property
+    def missing_bytes(self) -> int:
+        """What a download still brings, as far as it has said."""
+        if self.unit != "bytes" or self.done is None or self.total is None:
+            return 0
+        return max(0, int(self.total - self.done))
+
 
 def fold(progress: Progress, event: Mapping[str, Any]) -> Progress:
     """The picture after one more event. Unknown events only show that the stage is alive."""

@@ -1,15 +1,25 @@
 """What keeps the books safe besides writing them: room on the disk that can be given up, and a copy every day."""
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from appliance.database import DailyBackup, LockedError, explain
-from appliance.disk import NOTHING_FREE_BYTES, Ballast, is_disk_trouble, is_full, reserve_bytes, space_of
+from appliance.disk import (
+    NOTHING_FREE_BYTES,
+    Ballast,
+    existing,
+    is_disk_trouble,
+    is_full,
+    reserve_bytes,
+    space_of,
+)
 from appliance.job import Job, Stage, Waiting
 from appliance.job_dir import JobDir
+from appliance.models import cache_folder
 from appliance.preflight import fits, lacks_room, little_room, needed_bytes, promised_bytes
 from appliance.settings import Settings
 
@@ -32,6 +42,9 @@ class Upkeep:
         self.trouble: str | None = None
         self.at_work: Callable[[], Iterable[tuple[Job, Stage, JobDir]]] = lambda: ()
         """The stages that run now, as soon as somebody knows: they were promised the room that they still need."""
+        self.arriving: Callable[[], int] = lambda: 0
+        """The bytes that running downloads still bring, as soon as somebody knows."""
+        self._downloads_here = os.stat(existing(cache_folder(settings))).st_dev == os.stat(self._state).st_dev
         self._promise: int | None = None
         self._let_in: dict[tuple[int, Stage], int] = {}
         if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
@@ -89,8 +102,12 @@ class Upkeep:
     def _promised(self) -> int:
         # Once a turn: thousands of drops may wait for room.
         if self._promise is None:
-            self._promise = promised_bytes(self.at_work())
+            self._promise = promised_bytes(self.at_work()) + (self.arriving() if self._downloads_here else 0)
         return self._promise
+
+    def leave_word(self, job_dir: JobDir) -> None:
+        """Tell a download that begins what room of its disk is promised to others; downloads agree among themselves."""
+        job_dir.write_promised(promised_bytes(self.at_work()) if self._downloads_here else 0)
 
     def close(self) -> None:
         self._backup.wait(EVERY_SECONDS)

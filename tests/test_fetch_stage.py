@@ -1,16 +1,20 @@
+import contextlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from appliance.disk import space_of
 from appliance.errors import NotReadyError
+from appliance.files import write_json
 from appliance.job import Stage
-from appliance.job_dir import JobDir
+from appliance.job_dir import PROMISED, JobDir
 from appliance.memory import read_memory
 from appliance.models import canonical_id, find_config, is_whole, local_folder, read_license
 from appliance.recipe import Recipe
 from appliance.settings import Settings
+from appliance.stages import download
 from appliance.stages.download import is_wanted
 from appliance.stages.fetch import Download
 from tests.jobs import make_job, run_stage
@@ -274,6 +278,27 @@ def test_a_model_larger_than_the_disk_allows_waits_for_room(tmp_path, settings, 
     with pytest.raises(NotReadyError) as caught:
         attempt(greedy, tmp_path, "org/tiny").run()
     assert caught.value.waiting == "disk"
+
+
+def test_two_downloads_are_not_promised_the_same_room(tmp_path, monkeypatch):
+    """The first claims it for as long as its process lives."""
+    monkeypatch.setattr(download, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub").mkdir()
+    most = int(0.6 * space_of(tmp_path).free_bytes)
+    with contextlib.closing(download.keep_room("org/one", most, 0)):
+        with pytest.raises(OSError, match=r"org/two needs .* free beside the reserve and what is under way"):
+            download.keep_room("org/two", most, 0)
+        # The same model once more, for another job, brings nothing twice.
+        download.keep_room("org/one", most, 0).close()
+    download.keep_room("org/two", most, 0).close()
+    with pytest.raises(OSError, match="needs"):
+        download.keep_room("org/two", most, most)
+
+
+def test_a_download_leaves_the_room_that_running_stages_were_promised(tmp_path, settings):
+    assert attempt(settings, tmp_path, "org/tiny").wanted.keep_free_bytes == 0
+    write_json(tmp_path / "fetch" / PROMISED, {"bytes": 12})
+    assert attempt(settings, tmp_path, "org/tiny").wanted.keep_free_bytes == 12
 
 
 def test_on_a_small_disk_a_model_may_take_all_but_a_share(tmp_path, settings, hub, monkeypatch):

@@ -6,9 +6,11 @@ Full disks are real here: small file systems in memory, where the machine lets u
 import contextlib
 import errno
 import gzip
+import json
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +22,12 @@ from appliance.database import DATABASE
 from appliance.disk import Ballast, is_disk_trouble, reserve_bytes, space_of
 from appliance.files import write_json
 from appliance.job import JobState, Stage, Waiting
-from appliance.job_dir import JobDir
+from appliance.job_dir import PROMISED, JobDir
 from appliance.preflight import bytes_below, lacks_room, needed_bytes, training_bytes
 from appliance.settings import Settings
+from appliance.texts.wording import size
 from appliance.upkeep import Upkeep
-from tests.box import Box
+from tests.box import Box, fake_command
 from tests.jobs import jsonl, make_job, run_stages
 from tests.labelled_rows import rows_of
 from tests.small_disk import small_disk
@@ -217,6 +220,37 @@ def test_what_a_running_training_may_still_write_is_promised_to_it(tmp_path: Pat
         assert box.appliance.upkeep.obstacle(large.read_job(), Stage.PREPARE, large) is None
         assert box.appliance.upkeep.lacks_room_for(256 * MB, 0) is None
         assert "what is under way 300 MB more" in (box.appliance.upkeep.lacks_room_for(256 * MB, 300 * MB) or "")
+        box.stop()
+
+
+DOWNLOAD = """
+import sys, time
+from pathlib import Path
+from appliance.job_dir import ProgressWriter
+ProgressWriter(Path(sys.argv[1])).write("progress", done=20_000_000, total=320_000_000, unit="bytes")
+time.sleep(120)
+"""
+
+
+def test_what_a_running_download_still_brings_is_promised_to_it(tmp_path: Path):
+    def downloading(stage: Stage, job: Path) -> list[str]:
+        downloads = stage is Stage.FETCH and (job.name == "0002-b")
+        return [sys.executable, "-c", DOWNLOAD, str(job / stage)] if downloads else fake_command(stage, job)
+
+    (tmp_path / "state").mkdir()
+    with small_disk(tmp_path / "state", 500 * MB):
+        box = Box(tmp_path, command=downloading)
+        plan = {"trainable_parameters": 1_000_000}
+        box.drop("a.jsonl", train="sleep", plan=plan)
+        box.turn_until(lambda: box.runs(Stage.TRAIN))
+        box.drop("b.jsonl")
+        box.turn_until(lambda: box.runs(Stage.FETCH, 2))
+        # The download was told what the training may still need, and whoever comes now what both do.
+        told = json.loads((box.folder(2) / "fetch" / PROMISED).read_text())
+        assert told == {"bytes": needed_bytes(box.job(1), Stage.TRAIN, JobDir(box.folder(1)))}
+        box.tick()
+        more = f"what is under way {size(told['bytes'] + 300 * MB)} more"
+        assert more in (box.appliance.upkeep.lacks_room_for(200 * MB, 0) or "")
         box.stop()
 
 

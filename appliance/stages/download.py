@@ -8,13 +8,15 @@ ever used.
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 import httpx
 from huggingface_hub import (
@@ -39,9 +41,18 @@ from huggingface_hub.errors import (
 
 from appliance.hub.away import why_away
 from appliance.logs import redact_output
-from appliance.models import UnusableModel, cached_snapshot, has_all_weights, is_whole, size_of, unsafe_reasons
+from appliance.models import (
+    UnusableModel,
+    cached_snapshot,
+    has_all_weights,
+    is_whole,
+    repository_folder,
+    size_of,
+    unsafe_reasons,
+)
 from appliance.processes import die_with_parent
 from appliance.stages.hub_dataset import UnusableDataset, download_dataset
+from appliance.texts.wording import size
 
 # Weights, configuration, tokenizer, and the card, for the licence. Nothing that can hold code: no pickles, no Python.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md")
@@ -103,8 +114,8 @@ def _download(repository: str, revision: str | None, keep_free_bytes: int) -> st
     total = sum(sizes[name] for name in wanted)
     tell(total=total)
     _refuse_early(repository, info.sha, wanted, token)
-    _keep_room(repository, total, keep_free_bytes)
-    return _snapshot(repository, revision, token=token)
+    with keep_room(repository, total, keep_free_bytes):
+        return _snapshot(repository, revision, token=token)
 
 
 def download_config(repository: str, revision: str | None, folder: str) -> str:
@@ -157,7 +168,8 @@ def explain(error: BaseException, repository: str, what: str = "base model") -> 
             raw = f"{type(error).__name__}: {error}"
             return _error("network", f"the Hub cannot be reached: {why_away(error)}", None) | {"raw": raw}
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return _error("disk", f"the disk is full while downloading {repository}", None)
+            said = error.strerror if isinstance(error, NoRoomError) else None
+            return _error("disk", said or f"the disk is full while downloading {repository}", None)
         case OSError(errno=None):
             # What the client raises when a file arrives with the wrong size.
             return _error("network", str(error), None)
@@ -186,12 +198,63 @@ def _refuse_early(repository: str, commit: str | None, names: list[str], token: 
             raise UnusableModel(why, hint="Choose a model that Transformers supports itself.")
 
 
-def _keep_room(repository: str, total: int, keep_free_bytes: int) -> None:
-    here = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    missing = total - (size_of(here / "blobs") if here.is_dir() else 0)
-    free = shutil.disk_usage(HF_HUB_CACHE).free
-    if missing > free - keep_free_bytes:
-        raise OSError(errno.ENOSPC, "no room for the model", HF_HUB_CACHE)
+class NoRoomError(OSError):
+    """A model does not fit beside what must stay free and what other downloads still bring."""
+
+
+def keep_room(repository: str, total: int, keep_free_bytes: int) -> IO[str]:
+    """Claim the room for a model, or raise NoRoomError: whoever comes later finds so much less.
+
+    The claim holds until what is returned is closed, or this process ends, however it ends.
+    """
+    blobs = repository_folder(repository, Path(HF_HUB_CACHE).parent) / "blobs"
+    claims = Path(HF_HUB_CACHE).parent / "downloads"
+    claims.mkdir(parents=True, exist_ok=True)
+    with (claims / "lock").open("w") as lock:
+        _take(lock)
+        missing = _still_missing(blobs, total)
+        room = shutil.disk_usage(HF_HUB_CACHE).free - keep_free_bytes - _claimed_by_others(claims, blobs)
+        if missing > room:
+            raise NoRoomError(
+                errno.ENOSPC,
+                f"downloading {repository} needs {size(missing)}, and {size(max(0, room))} are free beside the reserve"
+                " and what is under way",
+            )
+        claim = (claims / f"{uuid4()}.json").open("w")
+        # A claim that nobody holds is none: no crash leaves one behind.
+        _take(claim)
+        json.dump({"blobs": str(blobs), "total": total}, claim)
+        claim.flush()
+    return claim
+
+
+def _claimed_by_others(claims: Path, ours: Path) -> int:
+    """The bytes that other downloads still bring. Two of one model bring it once."""
+    claimed = {}
+    for path in claims.glob("*.json"):
+        with path.open() as claim:
+            if not _take(claim, wait=False):
+                said = json.load(claim)
+                claimed[said["blobs"]] = _still_missing(Path(said["blobs"]), said["total"])
+            else:
+                path.unlink()
+    return sum(bytes_ for blobs, bytes_ in claimed.items() if blobs != str(ours))
+
+
+def _take(file: IO[str], *, wait: bool = True) -> bool:
+    """Take a file's lock; False when another process has it. Where a file system has no locks, nobody has any."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
+
+
+def _still_missing(blobs: Path, total: int) -> int:
+    return max(0, total - size_of(blobs))
 
 
 def _client_with_timeout() -> httpx.Client:

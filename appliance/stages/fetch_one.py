@@ -1,5 +1,6 @@
 """One repository on its way from the Hub: a program that is started, watched, and killed when it hangs."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from appliance.disk import reserve_bytes, space_of
 from appliance.errors import NotReadyError, StageFailure
 from appliance.fetching import Wanted, read_answers, start_download
 from appliance.job import FailureClass, Waiting
-from appliance.job_dir import ProgressWriter
+from appliance.job_dir import PROMISED, ProgressWriter
 from appliance.model_shelf import room_hint
 from appliance.models import cache_folder, repository_folder, size_of
 from appliance.settings import Settings
@@ -40,7 +41,7 @@ class Download:
         cache = cache_folder(settings)
         cache.mkdir(parents=True, exist_ok=True)
         self.arriving = dataset_to or repository_folder(repository, cache) / "blobs"
-        keep_free = reserve_bytes(settings, space_of(cache))
+        keep_free = reserve_bytes(settings, space_of(cache)) + _promised(folder)
         self.wanted = Wanted(repository, revision, keep_free, config_to, dataset_to, most_bytes)
 
     def run(self) -> Path:
@@ -95,6 +96,14 @@ class Download:
                 progress.write("progress", done=arrived, total=total, unit="bytes")
             elif time.monotonic() - last_seen > self.stuck_seconds:
                 return False
+
+
+def _promised(folder: Path) -> int:
+    """What the daemon left word of: the room that running stages still need. None of it where it started nothing."""
+    try:
+        return int(json.loads((folder / PROMISED).read_text())["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _failure(answer: dict[str, Any], settings: Settings) -> Exception:
