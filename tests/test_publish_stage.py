@@ -147,3 +147,15 @@ def test_a_failed_job_whose_checkpoint_cannot_be_read_gives_its_files_back_and_s
     assert sorted(path.name for path in result("spoilt").iterdir()) == ["WHY.html", "WHY.md", "dropped"]
     assert (tmp_path / "spoilt" / "dropped" / "a.jsonl").exists()
     assert "checkpoints cannot be read" in (tmp_path / "spoilt" / "WHY.md").read_text()
+
+
+def test_a_training_whose_checkpoints_hold_no_numbers_is_not_blamed_on_the_disk(tmp_path):
+    job = make_job(tmp_path / "jobs", {"a.jsonl": "{}\n"})
+    (job.stage(Stage.PREPARE) / "tokenizer").mkdir()
+    parts = {name: lambda: b"x" for name in checkpoints.ADAPTER_FILES}
+    checkpoints.write_checkpoint(job.stage(Stage.TRAIN) / "checkpoints", Standing(step=10, loss=None), parts)
+    facts = {"outcome": "failed", "stage": "train", "failure": "nonfinite_loss", "message": "NaN", "hint": None}
+    (tmp_path / "result").mkdir()
+    fill(tmp_path / "result", Ending(job.read_job(), job, Outcome.FAILED, facts, 0.0, with_dataset=True))
+    assert not (tmp_path / "result" / "adapter").exists()
+    assert "cannot be read" not in (tmp_path / "result" / "WHY.md").read_text()

@@ -17,7 +17,13 @@ from appliance.names import printable
 from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
 from appliance.revision import version_and_commit
-from appliance.stages.training.checkpoints import assemble_adapter, is_unreadable, newest_good_checkpoint
+from appliance.stages.training.checkpoints import (
+    COMPLETE,
+    assemble_adapter,
+    complete_checkpoints,
+    is_unreadable,
+    newest_good_checkpoint,
+)
 from appliance.texts.model_card import Card, model_card
 from appliance.texts.plots import loss_png, training_figures
 from appliance.texts.report import Report, render_report
@@ -165,7 +171,7 @@ def _why(
         missing=ending.missing,
         renamed=dict(_renamed(ending.job)),
         has_adapter=has_adapter,
-        adapter_lost=not has_adapter and _had_checkpoints(ending),
+        adapter_lost=not has_adapter and _had_adapter(ending),
         log_tail=has_log,
         attempts=ending.job.attempt,
     )
@@ -194,9 +200,12 @@ def _save_adapter(staging: Path, ending: Ending) -> bool:
     return True
 
 
-def _had_checkpoints(ending: Ending) -> bool:
+def _had_adapter(ending: Ending) -> bool:
+    """Whether the training had written a checkpoint to give back: one with numbers in it, or one that says nothing."""
+    checkpoints = ending.dir.path / "train" / "checkpoints"
     try:
-        return any((ending.dir.path / "train").glob("checkpoints/step-*/COMPLETE.json"))
+        complete = complete_checkpoints(checkpoints)
+        return len(complete) < len(list(checkpoints.glob(f"step-*/{COMPLETE}"))) or any(c.is_finite for c in complete)
     except OSError:
         return True
 
