@@ -205,9 +205,9 @@ class Crew:
         """Let each of the jobs say why it does not go on."""
         self._mark_waiting(held)
 
-    def may_preempt(self, job: Job, stage: Stage) -> bool:
-        """Whether others make room for a job: not when its last try has only waited, as the next one would."""
-        return self._pipeline.last_end(job, stage) is not EndKind.WAITS
+    def may_preempt(self, job: Job) -> bool:
+        """Whether others make room for a job: not when its last stage has only waited, as the next one would."""
+        return self._pipeline.last_end(job) is not EndKind.WAITS
 
     def held_back(self, job: Job) -> tuple[Waiting, str] | None:
         """Why a training goes on only when a person lets it; None when it may go on by itself."""

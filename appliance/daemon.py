@@ -122,9 +122,7 @@ class Appliance:
             on_trouble=self.upkeep.met_with_one_job,
         )
         self.upkeep.at_work = lambda: [(r.job, r.stage, self.pipeline.dir(r.job)) for r in self.crew.running.values()]
-        self.upkeep.arriving = lambda: sum(
-            r.progress.missing_bytes for r in self.crew.running.values() if r.stage is Stage.FETCH
-        )
+        self.upkeep.arriving = self._arriving_bytes
         self.pushes = Pushes(
             self.store,
             settings,
@@ -141,6 +139,11 @@ class Appliance:
         self.status = StatusFiles(self.places.outbox, self.places.jobs, self.store, settings)
         self.tidying = Tidying(self.store, self.places.jobs, settings)
         self.view = self._view(time.monotonic(), time.time())
+
+    def _arriving_bytes(self) -> int:
+        """What running downloads still bring. Two of one model bring it once."""
+        fetching = [running for running in self.crew.running.values() if running.stage is Stage.FETCH]
+        return sum({running.job.base_model: running.progress.missing_bytes for running in fetching}.values())
 
     def _start(self, start: Start, stage: Stage, job_dir: JobDir) -> StageProcess:
         if stage is Stage.FETCH:

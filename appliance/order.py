@@ -44,7 +44,7 @@ def _has_model(job_dir: JobDir) -> bool:
     """
     fetched = job_dir.result(Stage.FETCH) or {}
     folder = Path(fetched.get("path", ""))
-    own_cache = job_dir.path.resolve().parents[1] / "cache"
+    own_cache = job_dir.path.parents[1] / "cache"
     return not fetched.get("gone") and (not folder.is_relative_to(own_cache) or (folder / "config.json").exists())
 
 

@@ -31,7 +31,15 @@ from appliance.measurements import record_measurement
 from appliance.metric_table import DETECTION_BUCKETS, STAGE_BUCKETS, WAIT_BUCKETS
 from appliance.order import has_ended_well
 from appliance.priorities import capped
-from appliance.retries import again, crashes_since_approval, ends_in_a_row, last_end, last_failure, progress_mark
+from appliance.retries import (
+    again,
+    crashes_since_approval,
+    ends_in_a_row,
+    last_end,
+    last_failure,
+    progress_mark,
+    tries,
+)
 from appliance.store import Store
 from appliance.texts.why import gist
 
@@ -66,12 +74,7 @@ class Pipeline:
         mark = progress_mark(self.dir(job))
         with self.store.transaction():
             # What is finished is never given up: publishing is tried until it succeeds.
-            begun = self.store.attempts(job.number, stage, mark=mark)
-            if stage is Stage.FETCH:
-                # Rows, a model, and that model again wherever somebody made room: what was fetched was no try too many.
-                ends = [event for event in self.store.events(job.number) if event["event"] == "stage_ended"]
-                begun -= sum(event["stage"] == stage and event["kind"] == EndKind.DONE for event in ends)
-            if stage is not Stage.PUBLISH and begun >= self.max_attempts:
+            if stage is not Stage.PUBLISH and tries(self.store, job, stage, self.dir(job)) >= self.max_attempts:
                 self._give_up(job, stage, now=now)
                 return None
             self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)
@@ -302,9 +305,9 @@ class Pipeline:
         logger.error(ended.message, extra={"job": job.id})
         return True
 
-    def last_end(self, job: Job, stage: Stage) -> EndKind | None:
-        """How the last run of a stage ended; None before the first end."""
-        return last_end(self.store, job, stage)
+    def last_end(self, job: Job) -> EndKind | None:
+        """How the last run of a job's stages ended; None before the first end."""
+        return last_end(self.store, job)
 
     def held_back(self, job: Job) -> tuple[Waiting, str] | None:
         """A training that gets further each time and still takes the machine down with it: a person must look first.

@@ -40,7 +40,7 @@ def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store
         return Again(exits.backoff_seconds(ends_in_a_row(store, job, stage, EndKind.FAILED) - 1), waiting)
     if ended.failure in SMALLER_TRIES and stage is Stage.TRAIN:
         return Again() if _may_shrink(job, stage, ended.failure, job_dir, store) else None
-    begun = store.attempts(job.number, stage, mark=progress_mark(job_dir))
+    begun = tries(store, job, stage, job_dir)
     if not ended.retried or begun >= max_attempts:
         return None
     if ended.failure is FailureClass.DISK_FULL:
@@ -49,20 +49,29 @@ def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store
     return Again(exits.backoff_seconds(begun - 1))
 
 
+def tries(store: Store, job: Job, stage: Stage, job_dir: JobDir) -> int:
+    """How often a stage was begun without getting further: those of a training since its newest checkpoint.
+
+    A fetch may be done several times: rows, a model, and that model again wherever somebody made room.
+    """
+    done = _ends(store, job, stage).count(EndKind.DONE) if stage is Stage.FETCH else 0
+    return max(0, store.attempts(job.number, stage, mark=progress_mark(job_dir)) - done)
+
+
 def ends_in_a_row(store: Store, job: Job, stage: Stage, kind: EndKind) -> int:
     """How often a stage has ended in one way without any other end in between, the last one included."""
     return len(list(takewhile(kind.__eq__, reversed(_ends(store, job, stage)))))
 
 
-def last_end(store: Store, job: Job, stage: Stage) -> EndKind | None:
-    """How the last run of a stage ended; None before the first end."""
-    ends = _ends(store, job, stage)
+def last_end(store: Store, job: Job) -> EndKind | None:
+    """How the last run of any stage ended; None before the first end."""
+    ends = _ends(store, job)
     return ends[-1] if ends else None
 
 
-def _ends(store: Store, job: Job, stage: Stage) -> list[EndKind]:
-    events = store.events(job.number)
-    return [EndKind(event["kind"]) for event in events if event.get("stage") == stage and "kind" in event]
+def _ends(store: Store, job: Job, stage: Stage | None = None) -> list[EndKind]:
+    ends = [event for event in store.events(job.number) if "kind" in event]
+    return [EndKind(event["kind"]) for event in ends if stage is None or event["stage"] == stage]
 
 
 def crashes_since_approval(store: Store, job: Job) -> int:

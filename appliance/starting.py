@@ -84,9 +84,7 @@ class Starter:
         new = [(job, stage) for job, stage in for_gpu if job.number not in self._stepped_back_for]
         higher = [(job, stage) for job, stage in new if makes_room(training, [job])]
         urgent = {
-            job.number
-            for job, stage in higher
-            if _may_begin(obstacle(job, stage)) and self._crew.may_preempt(job, stage)
+            job.number for job, stage in higher if _may_begin(obstacle(job, stage)) and self._crew.may_preempt(job)
         }
         if urgent:
             self._stepped_back_for |= urgent

@@ -24,6 +24,7 @@ from appliance.store_schema import SCHEMA_VERSION, migrate
 BUSY_SECONDS = 10.0
 # The fact that holds the highest number of what is no job here: deleted, or in the outbox from another time.
 HIGHEST = "highest number"
+LONGEST_JUMP = 100_000
 
 # A job that ends so gives a result, and not its files back.
 SENT_OUT: Final = (Outcome.SUCCEEDED, Outcome.CHECKED)
@@ -196,8 +197,12 @@ class Store:
         return max(int(row[0]), int(self.fact(HIGHEST) or 0))
 
     def use_up(self, number: int) -> None:
-        """No job is given this number any more, nor one below it."""
-        if number > self.highest_number():
+        """No job is given this number any more, nor one below it.
+
+        One that is far above all others is none of ours: somebody's `20261128-backup`.
+        """
+        highest = self.highest_number()
+        if highest < number <= highest + LONGEST_JUMP:
             self.set_fact(HIGHEST, str(number))
 
     def delete_job(self, number: int) -> None:

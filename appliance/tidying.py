@@ -61,6 +61,8 @@ class Tidying:
                     self.tidy(job, expired=True)
                     for file in job.files:
                         self._labels.forget(file.sha256)
+                elif job.number in self._told:
+                    self.tidy(job)
 
     def _ended_with_files(self) -> list[Job]:
         return [job for job in self._store.ended_since(0.0) if _may_be_there(self._jobs / job.id / "dropped")]
@@ -102,23 +104,31 @@ class Tidying:
 def clean(job: Job, job_dir: JobDir, store: Store, *, keep_dropped: bool = False) -> None:
     """Remove what an ended job no longer needs: its files lie in the outbox now.
 
-    With `keep_dropped` the dropped files of a succeeded job stay: they were not put into its result.
+    With `keep_dropped` the dropped files of a succeeded job stay: they were not put into its result. Raises OSError,
+    after all else is gone, for what cannot be removed; the dropped files then stay as well.
     """
     store.forget_progress(job.number)
-    for stage in ORDER:
-        for left in (job_dir.path / stage).glob("*"):
-            if left.name not in KEPT_AFTER_THE_END:
-                _remove(left)
+    left = [path for stage in ORDER for path in (job_dir.path / stage).glob("*") if path.name not in KEPT_AFTER_THE_END]
+    refused = [error for path in left if (error := _remove(path)) is not None]
     # Last: while it is there, the next start knows that cleaning is not finished.
-    if not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
-        _remove(job_dir.dropped)
+    if not refused and not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
+        refused = [error for error in (_remove(job_dir.dropped),) if error is not None]
+    if refused:
+        raise refused[0]
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _remove(path: Path) -> OSError | None:
+    """Remove a file or a folder with all that it holds. Returns why it is not gone, if it is not."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    return None
 
 
 def _may_be_there(path: Path) -> bool:

@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,6 @@ class Upkeep:
         """The stages that run now, as soon as somebody knows: they were promised the room that they still need."""
         self.arriving: Callable[[], int] = lambda: 0
         """The bytes that running downloads still bring, as soon as somebody knows."""
-        self._downloads_here = os.stat(existing(cache_folder(settings))).st_dev == os.stat(self._state).st_dev
         self._promise: int | None = None
         self._let_in: dict[tuple[int, Stage], int] = {}
         if space_of(self._state).free_bytes < NOTHING_FREE_BYTES:
@@ -102,12 +102,21 @@ class Upkeep:
     def _promised(self) -> int:
         # Once a turn: thousands of drops may wait for room.
         if self._promise is None:
-            self._promise = promised_bytes(self.at_work()) + (self.arriving() if self._downloads_here else 0)
+            arriving = self.arriving()
+            self._promise = promised_bytes(self.at_work()) + (arriving if arriving and self._downloads_come_here else 0)
         return self._promise
+
+    @cached_property
+    def _downloads_come_here(self) -> bool:
+        """Whether models are fetched onto the disk of the state folder. Asked only when one is."""
+        try:
+            return os.stat(existing(cache_folder(self._settings))).st_dev == os.stat(self._state).st_dev
+        except OSError:
+            return False
 
     def leave_word(self, job_dir: JobDir) -> None:
         """Tell a download that begins what room of its disk is promised to others; downloads agree among themselves."""
-        job_dir.write_promised(promised_bytes(self.at_work()) if self._downloads_here else 0)
+        job_dir.write_promised(promised_bytes(self.at_work()) if self._downloads_come_here else 0)
 
     def close(self) -> None:
         self._backup.wait(EVERY_SECONDS)

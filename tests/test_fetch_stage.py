@@ -1,4 +1,4 @@
-import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -281,18 +281,51 @@ def test_a_model_larger_than_the_disk_allows_waits_for_room(tmp_path, settings, 
 
 
 def test_two_downloads_are_not_promised_the_same_room(tmp_path, monkeypatch):
-    """The first claims it for as long as its process lives."""
-    monkeypatch.setattr(download, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    (tmp_path / "hub").mkdir()
-    most = int(0.6 * space_of(tmp_path).free_bytes)
-    with contextlib.closing(download.keep_room("org/one", most, 0)):
-        with pytest.raises(OSError, match=r"org/two needs .* free beside the reserve and what is under way"):
-            download.keep_room("org/two", most, 0)
+    """The first claims it for as long as it takes, or its process lives."""
+    most = cache_in(tmp_path, monkeypatch)
+    with download.keep_room("org/one", most, 0):
+        assert refuses_room("org/two", most)
         # The same model once more, for another job, brings nothing twice.
-        download.keep_room("org/one", most, 0).close()
-    download.keep_room("org/two", most, 0).close()
-    with pytest.raises(OSError, match="needs"):
-        download.keep_room("org/two", most, most)
+        with download.keep_room("org/one", most, 0):
+            pass
+        assert refuses_room("org/two", most)
+    assert not refuses_room("org/two", most)
+    assert list((tmp_path / "downloads").glob("*.json")) == []
+    assert refuses_room("org/two", most, keep_free=most)
+
+
+def cache_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Make the cache there. Returns more than half of what is free on its disk."""
+    monkeypatch.setattr(download, "HF_HUB_CACHE", str(folder / "hub"))
+    (folder / "hub").mkdir()
+    return int(0.6 * space_of(folder).free_bytes)
+
+
+def refuses_room(repository: str, total: int, *, keep_free: int = 0) -> bool:
+    try:
+        with download.keep_room(repository, total, keep_free):
+            return False
+    except download.NoRoomError as error:
+        said = str(error)
+    return f"downloading {repository} needs" in said and "free beside the reserve and what is under way" in said
+
+
+def test_a_claim_that_a_crash_left_or_that_cannot_be_used_costs_no_download(tmp_path, monkeypatch):
+    most = cache_in(tmp_path, monkeypatch)
+    claims = tmp_path / "downloads"
+    claims.mkdir()
+    (claims / "left.json").write_text(json.dumps({"blobs": "/elsewhere", "total": most}))
+    (claims / "odd.json").mkdir()
+    assert not refuses_room("org/one", most)
+    assert not (claims / "left.json").exists()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(download.fcntl, "flock", no_locks)
+    (claims / "left.json").write_text("{")
+    assert not refuses_room("org/one", most)
+    assert refuses_room("org/one", most, keep_free=most)
 
 
 def test_a_download_leaves_the_room_that_running_stages_were_promised(tmp_path, settings):

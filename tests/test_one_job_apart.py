@@ -208,6 +208,36 @@ def test_what_cannot_be_removed_of_an_ended_job_stops_no_start_and_keeps_no_othe
     box.stop()
 
 
+@pytest.mark.parametrize("keep", ["outbox", "state"])
+def test_a_folder_of_an_ended_job_that_cannot_be_removed_is_tried_again_every_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, keep: str
+):
+    monkeypatch.setenv("APPLIANCE_KEEP_DATASETS", keep)
+    box = Box(tmp_path, keep_datasets=keep)
+    box.drop("a.jsonl")
+    box.turn_until(lambda: (tmp_path / "state" / "jobs" / "0001-a" / "check" / "result.json").exists())
+    bad = box.folder() / "train" / "checkpoints" / "optimizer.pt"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("much")
+    rmtree = shutil.rmtree
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> None:
+        if Path(path) == bad.parent:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        rmtree(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        assert box.ended(1).state is JobState.SUCCEEDED
+        box.tick()
+        assert bad.exists()
+        assert caplog.text.count("can be removed") == 1
+    box.shift += 3601.0
+    box.turn_until(lambda: not bad.exists())
+    box.turn_until(lambda: (box.folder() / "dropped").exists() is (keep == "state"))
+    box.stop()
+
+
 def test_a_cancel_is_kept_to_although_it_cannot_be_written_down_at_once(box: Box):
     paused(box)
     undo = refuse_reads(box.folder() / "outcome.json")

@@ -171,6 +171,36 @@ def test_the_pause_between_tries_doubles_up_to_an_hour():
     assert [backoff_seconds(tries) for tries in (0, 1, 2, 3, 50)] == [0, 60, 120, 240, 3600]
 
 
+def test_a_fetch_that_was_done_before_is_no_try_of_the_next_one_and_lets_a_job_pre_empt_again(tmp_path: Path):
+    store = Store(tmp_path / "appliance.sqlite3")
+    pipeline = Pipeline(store, tmp_path, 3, "boot", PushRules(None, False, "not_worse"))
+    job_dir = make_job(tmp_path, {})
+    job = job_dir.read_job()
+    store.add_job(job)
+
+    def run(job: Job, stage: Stage, code: int) -> tuple[Job, StageEnd]:
+        begun = pipeline.begin(job, stage, now=1.0)
+        assert begun is not None
+        if code == 0:
+            job_dir.write_result(stage, {"path": "/models/tiny"})
+        return pipeline.end(begun, stage, code, seconds=1.0, now=1.0, asked=False)
+
+    for _ in range(3):
+        job, end = run(job, Stage.FETCH, 0)
+        assert end.kind is EndKind.DONE
+        job_dir.write_failure(Stage.TRAIN, {"waiting": "disk", "message": "gone", "hint": None, "again": "fetch"})
+        job, end = run(job, Stage.TRAIN, 3)
+        assert pipeline.last_end(job) is EndKind.WAITS
+    job, end = run(job, Stage.FETCH, 0)
+    assert pipeline.last_end(job) is EndKind.DONE
+    job_dir.fetch_again()
+    for tries in (1, 2, 3):
+        job, end = run(job, Stage.FETCH, -signal.SIGKILL)
+        assert end.failure is FailureClass.WORKER_CRASHED
+        assert (job.outcome is Outcome.FAILED) is (tries == 3)
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("stage", "waiting", "minutes"),
     [

@@ -115,10 +115,12 @@ def refuse_hashes(monkeypatch, path: Path) -> None:
 
 
 def refuse_copies(monkeypatch, path: Path) -> None:
+    """It breaks just after it was found undamaged."""
     copyfile = shutil.copyfile
 
     def copy_unless_refused(source, target, **how):
         if Path(source) == path:
+            refuse_hashes(monkeypatch, path)
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return copyfile(source, target, **how)
 
@@ -147,6 +149,29 @@ def test_a_failed_job_whose_checkpoint_cannot_be_read_gives_its_files_back_and_s
     assert sorted(path.name for path in result("spoilt").iterdir()) == ["WHY.html", "WHY.md", "dropped"]
     assert (tmp_path / "spoilt" / "dropped" / "a.jsonl").exists()
     assert "checkpoints cannot be read" in (tmp_path / "spoilt" / "WHY.md").read_text()
+
+
+def test_an_outbox_that_refuses_once_costs_no_adapter(tmp_path, monkeypatch):
+    """What cannot be written there is tried again, and is no damage to the checkpoint."""
+    job = make_job(tmp_path / "jobs", {"a.jsonl": "{}\n"})
+    (job.stage(Stage.PREPARE) / "tokenizer").mkdir()
+    (job.stage(Stage.PREPARE) / "tokenizer" / "tokenizer.json").write_text("{}")
+    parts = {name: lambda: b"x" for name in checkpoints.ADAPTER_FILES}
+    checkpoints.write_checkpoint(job.stage(Stage.TRAIN) / "checkpoints", Standing(step=10, loss=1.0), parts)
+    facts = {"outcome": "failed", "stage": "train", "failure": "worker_crashed", "message": "x", "hint": None}
+    ending = Ending(job.read_job(), job, Outcome.FAILED, facts, 0.0, with_dataset=True)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    (tmp_path / "result").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "sync", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            fill(tmp_path / "result", ending)
+    (tmp_path / "again").mkdir()
+    fill(tmp_path / "again", ending)
+    assert (tmp_path / "again" / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_a_training_whose_checkpoints_hold_no_numbers_is_not_blamed_on_the_disk(tmp_path):

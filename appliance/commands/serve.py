@@ -53,6 +53,6 @@ def leave_hanging_behind() -> None:
     for thread in others:
         thread.join(max(0.0, end - time.monotonic()))
     if hanging := [thread.name for thread in others if thread.is_alive()]:
-        logger.warning("not waited for, something does not answer them: %s", ", ".join(hanging))
+        logger.warning("not waited for, still busy or without an answer: %s", ", ".join(hanging))
         logging.shutdown()
         os._exit(0)

@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
@@ -202,38 +204,48 @@ class NoRoomError(OSError):
     """A model does not fit beside what must stay free and what other downloads still bring."""
 
 
-def keep_room(repository: str, total: int, keep_free_bytes: int) -> IO[str]:
-    """Claim the room for a model, or raise NoRoomError: whoever comes later finds so much less.
+@contextmanager
+def keep_room(repository: str, total: int, keep_free_bytes: int) -> Iterator[None]:
+    """Claim the room for a model while it is fetched, or raise NoRoomError: whoever comes later finds so much less.
 
-    The claim holds until what is returned is closed, or this process ends, however it ends.
+    No crash leaves a claim behind. Where none can be kept (somebody else's directory, a share without locks), what is
+    free has to do.
     """
     blobs = repository_folder(repository, Path(HF_HUB_CACHE).parent) / "blobs"
     claims = Path(HF_HUB_CACHE).parent / "downloads"
-    claims.mkdir(parents=True, exist_ok=True)
-    with (claims / "lock").open("w") as lock:
-        _take(lock)
-        missing = _still_missing(blobs, total)
-        room = shutil.disk_usage(HF_HUB_CACHE).free - keep_free_bytes - _claimed_by_others(claims, blobs)
-        if missing > room:
-            raise NoRoomError(
-                errno.ENOSPC,
-                f"downloading {repository} needs {size(missing)}, and {size(max(0, room))} are free beside the reserve"
-                " and what is under way",
-            )
-        claim = (claims / f"{uuid4()}.json").open("w")
-        # A claim that nobody holds is none: no crash leaves one behind.
-        _take(claim)
-        json.dump({"blobs": str(blobs), "total": total}, claim)
-        claim.flush()
-    return claim
+    with ExitStack() as held:
+        with ExitStack() as turn:
+            with suppress(OSError):
+                claims.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(turn.enter_context((claims / "lock").open("a")), fcntl.LOCK_EX)
+            missing = _still_missing(blobs, total)
+            room = shutil.disk_usage(HF_HUB_CACHE).free - keep_free_bytes - _claimed_by_others(claims, blobs)
+            if missing > room:
+                raise NoRoomError(
+                    errno.ENOSPC,
+                    f"downloading {repository} needs {size(missing)}, and {size(max(0, room))} are free beside the"
+                    " reserve and what is under way",
+                )
+            with suppress(OSError):
+                _claim(claims / f"{uuid4()}.json", {"blobs": str(blobs), "total": total}, held)
+        yield
+
+
+def _claim(path: Path, said: dict[str, Any], held: ExitStack) -> None:
+    claim = held.enter_context(path.open("x"))
+    held.callback(path.unlink, missing_ok=True)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    json.dump(said, claim)
+    claim.flush()
 
 
 def _claimed_by_others(claims: Path, ours: Path) -> int:
     """The bytes that other downloads still bring. Two of one model bring it once."""
     claimed = {}
     for path in claims.glob("*.json"):
-        with path.open() as claim:
-            if not _take(claim, wait=False):
+        # What cannot be opened, locked or read says nothing; what nobody holds was left by a crash.
+        with suppress(OSError, ValueError, KeyError), path.open("r+") as claim:
+            if _is_held(claim):
                 said = json.load(claim)
                 claimed[said["blobs"]] = _still_missing(Path(said["blobs"]), said["total"])
             else:
@@ -241,16 +253,13 @@ def _claimed_by_others(claims: Path, ours: Path) -> int:
     return sum(bytes_ for blobs, bytes_ in claimed.items() if blobs != str(ours))
 
 
-def _take(file: IO[str], *, wait: bool = True) -> bool:
-    """Take a file's lock; False when another process has it. Where a file system has no locks, nobody has any."""
+def _is_held(claim: IO[str]) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    return True
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        # The second is how some shares say it.
+        return True
+    return False
 
 
 def _still_missing(blobs: Path, total: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from appliance import __version__
 from appliance.errors import Problem
-from appliance.files import write_json, write_whole
+from appliance.files import sha256_of, write_json, write_whole
 from appliance.job import FailureClass, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
@@ -18,6 +18,7 @@ from appliance.progress import last_of_each_step, parse_lines
 from appliance.recipe import Recipe
 from appliance.revision import version_and_commit
 from appliance.stages.training.checkpoints import (
+    ADAPTER_FILES,
     COMPLETE,
     assemble_adapter,
     complete_checkpoints,
@@ -186,18 +187,27 @@ def _renamed(job: Job) -> Iterator[tuple[str, str]]:
 
 def _save_adapter(staging: Path, ending: Ending) -> bool:
     """The adapter of the last good checkpoint, if the training got that far and the disk gives it back."""
+    checkpoint = newest_good_checkpoint(ending.dir.path / "train" / "checkpoints")
+    if checkpoint is None:
+        return False
+    tokenizer = ending.dir.path / "prepare" / "tokenizer"
     try:
-        checkpoint = newest_good_checkpoint(ending.dir.path / "train" / "checkpoints")
-        if checkpoint is None:
-            return False
-        assemble_adapter(checkpoint, ending.dir.path / "prepare" / "tokenizer", staging / "adapter")
+        assemble_adapter(checkpoint, tokenizer, staging / "adapter")
     except OSError as error:
-        if not is_unreadable(error):
+        # It may be the outbox that refuses: that is tried again.
+        if not is_unreadable(error) or (checkpoint.is_undamaged(ADAPTER_FILES) and _can_be_read(tokenizer)):
             raise
         # Whatever became of it, the dropped files go back.
         shutil.rmtree(staging / ".adapter.partial", ignore_errors=True)
         return False
     return True
+
+
+def _can_be_read(folder: Path) -> bool:
+    try:
+        return all(sha256_of(path) for path in folder.rglob("*") if path.is_file())
+    except OSError as error:
+        return not is_unreadable(error)
 
 
 def _had_adapter(ending: Ending) -> bool:
