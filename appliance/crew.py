@@ -1,12 +1,10 @@
 """The crew: the stages that run now. Starts them, follows what they report, reaps them, stops them."""
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Final
 
 from appliance import processes
@@ -21,6 +19,7 @@ from appliance.processes import StageProcess
 from appliance.progress import Progress
 from appliance.running import FAULTS, Running, StopReason
 from appliance.store import Store
+from appliance.trouble import Told, nobody_told, trouble_with
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +40,6 @@ def nothing_in_the_way(job: Job, stage: Stage) -> None:
     return None
 
 
-def nobody_told(error: BaseException) -> None:
-    pass
-
-
 class Crew:
     """At most one running stage a job, at most as many a lane as it has room for."""
 
@@ -56,7 +51,7 @@ class Crew:
         start: Start,
         guard: MemoryGuard | None = None,
         stall_seconds: float = NEVER,
-        on_trouble: Callable[[BaseException], object] = nobody_told,
+        on_trouble: Told = nobody_told,
     ) -> None:
         """`on_trouble` is told of an error with the files of one job, by which no other job is held up."""
         self.running: dict[int, Running] = {}
@@ -336,16 +331,6 @@ class Crew:
             with self._store.transaction():
                 for job, (reason, detail) in changed:
                     self._store.save(replace(job, waiting=reason, waiting_detail=detail))
-
-
-def trouble_with(error: Exception) -> str:
-    """What keeps a job from going on, for people."""
-    if isinstance(error, OSError):
-        # What is written whole is written beside its place first, under a name that nobody knows.
-        path = error.filename2 or error.filename
-        name = PurePath(os.fsdecode(path)).name if path else "something"
-        return f"{name} in its folder cannot be used ({error.strerror or error}); the log says where it lies"
-    return f"a fault of the appliance's own holds it up ({type(error).__name__}); the log has the details"
 
 
 def _log_end(job: Job, stage: Stage, end: StageEnd, seconds: float) -> None:

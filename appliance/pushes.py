@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from appliance import processes
-from appliance.crew import nobody_told, trouble_with
 from appliance.job import Job, Outcome, Push, Stage
 from appliance.job_dir import JobDir
 from appliance.metric_table import PUSH_BUCKETS
@@ -28,6 +27,7 @@ from appliance.pushing import (
 )
 from appliance.settings import Settings
 from appliance.store import Store
+from appliance.trouble import Told, nobody_told, trouble_with
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Pushes:
         job_dir: Callable[[Job], JobDir],
         start: Callable[[Stage, JobDir], StageProcess],
         boot_id: str,
-        on_trouble: Callable[[BaseException], object] = nobody_told,
+        on_trouble: Told = nobody_told,
     ) -> None:
         """`on_trouble` is told of an error with the files of one job, by which no other push is held up."""
         self.running: RunningPush | None = None

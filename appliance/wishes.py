@@ -2,15 +2,15 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from appliance.actions import why_not
-from appliance.crew import Crew, nobody_told, trouble_with
+from appliance.crew import Crew
 from appliance.job import ENDED, Waiting
 from appliance.pushes import Pushes
 from appliance.store import Request, Store
+from appliance.trouble import Told, nobody_told, trouble_with
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Wishes:
         crew: Crew,
         pushes: Pushes,
         *,
-        on_trouble: Callable[[BaseException], object] = nobody_told,
+        on_trouble: Told = nobody_told,
     ) -> None:
         """`on_trouble` is told of an error with the files of one job, by which nothing else is held up."""
         self._store, self._crew, self._pushes, self._on_trouble = store, crew, pushes, on_trouble
