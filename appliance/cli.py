@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from appliance.commands.leaving import leave_hanging_behind
 from appliance.commands.unexpected import refused, report
 from appliance.errors import ApplianceError
 
@@ -302,6 +303,7 @@ def main() -> None:
         print(error.message, file=sys.stderr)
         if error.hint:
             print(error.hint, file=sys.stderr)
+        leave_hanging_behind(error.exit_code)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has seen enough.

@@ -88,15 +88,26 @@ def test_numbers_go_on_above_what_somebody_puts_into_the_outbox(box: Box):
     box.turn_until(lambda: box.job(43) is not None)
 
 
-def test_sigterm_ends_the_daemon_although_inbox_and_outbox_hang(tmp_path: Path):
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[RealDaemon]:
+    """A daemon whose inbox and outbox hang."""
     daemon = RealDaemon(tmp_path, module="tests.hanging_daemon")
-    try:
-        (tmp_path / "hang").touch()
-        store = Store(tmp_path / "state" / DATABASE)
-        store.ask("pause", "queue", now=0.0)
-        store.close()
-        daemon.wait_for(lambda: (tmp_path / "hangs-outbox").exists() and (tmp_path / "hangs-inbox").exists())
-        assert daemon.stop() == 0
-        assert "without an answer: survey" in daemon.log()
-    finally:
-        daemon.kill()
+    (tmp_path / "hang").touch()
+    store = Store(tmp_path / "state" / DATABASE)
+    store.ask("pause", "queue", now=0.0)
+    store.close()
+    daemon.wait_for(lambda: (tmp_path / "hangs-outbox").exists() and (tmp_path / "hangs-inbox").exists())
+    yield daemon
+    daemon.kill()
+
+
+def test_sigterm_ends_the_daemon_although_inbox_and_outbox_hang(hanging: RealDaemon):
+    assert hanging.stop() == 0
+    assert "without an answer: survey" in hanging.log()
+
+
+def test_a_loop_that_gives_up_ends_the_daemon_although_inbox_and_outbox_hang(hanging: RealDaemon):
+    (hanging.root / "broken").touch()
+    assert hanging.process.wait(60) == 1
+    assert "the loop met an error at every turn" in hanging.log()
+    assert "without an answer: survey" in hanging.log()

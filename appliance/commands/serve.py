@@ -1,11 +1,8 @@
 """`appliance serve`: the daemon."""
 
 import logging
-import os
-import threading
-import time
-from typing import Final
 
+from appliance.commands.leaving import leave_hanging_behind
 from appliance.daemon import Appliance
 from appliance.doctor.examine import examine_at_start
 from appliance.logs import setup_logging
@@ -16,8 +13,6 @@ from appliance.wake import Wake
 from appliance.watching import Watching
 
 logger = logging.getLogger(__name__)
-
-LEAVE_SECONDS: Final = 5.0
 
 
 def serve(*, take_over: bool, rebuild: bool = False) -> None:
@@ -43,16 +38,4 @@ def serve(*, take_over: bool, rebuild: bool = False) -> None:
     appliance.run()
     watching.stop()
     logger.info("stopped")
-    leave_hanging_behind()
-
-
-def leave_hanging_behind() -> None:
-    """End at once, with 0, where a thread hangs on a share: Python would wait for it for as long as that takes."""
-    end = time.monotonic() + LEAVE_SECONDS
-    others = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
-    for thread in others:
-        thread.join(max(0.0, end - time.monotonic()))
-    if hanging := [thread.name for thread in others if thread.is_alive()]:
-        logger.warning("not waited for, still busy or without an answer: %s", ", ".join(hanging))
-        logging.shutdown()
-        os._exit(0)
+    leave_hanging_behind(0)
