@@ -206,6 +206,14 @@ def idle_folders(sightings: Mapping[str, Sighting], drops: Iterable[Drop], rules
         yield path, "there are folders in this folder, and what lies in those is not taken in"
 
 
+def dropped_folder(path: str, rules: Rules) -> str | None:
+    """The dropped folder that a file lies in; None for one in the inbox itself or in the folder of a recipe."""
+    folder = path.rpartition("/")[0]
+    above, _, name = folder.rpartition("/")
+    of_a_recipe = above in ("", CHECK_FOLDER) and name in rules.recipe_folders
+    return None if folder in ("", CHECK_FOLDER) or of_a_recipe else folder
+
+
 def _folder_roles(children: Mapping[str, Sighting]) -> tuple[Files, tuple[Problem, ...]]:
     files: Files = []
     problems: list[Problem] = []

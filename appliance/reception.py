@@ -13,7 +13,7 @@ from functools import partial
 
 from appliance import intake
 from appliance.copying import ChangedWhileCopying, Copied, copy_in
-from appliance.drops import is_button
+from appliance.drops import dropped_folder, is_button
 from appliance.inbox import Availability, Inbox
 from appliance.job import Job
 from appliance.names import job_number, printable
@@ -197,7 +197,8 @@ class Reception:
         """What was taken in and lies there still: remove it, where a crash or a refusal cut that short."""
         key = leftover.key
         if not key.kept and key not in self._removing and now >= self._not_before.get(key, now):
-            self._removing[key] = self._submit_removal(leftover.path, leftover.entry)
+            folder = dropped_folder(leftover.path, self._rules)
+            self._removing[key] = self._submit_removal(leftover.path, leftover.entry, folder)
 
     def _submit_removal(self, path: str, entry: Entry, folder: str | None = None) -> Future[bool]:
         future = self._removals.submit(intake.remove_source, self.inbox, path, entry, folder)

@@ -258,6 +258,25 @@ def test_a_file_that_cannot_be_deleted_is_one_job_and_one_warning(
     assert not (turner.door.inbox.path / "a.jsonl").exists()
 
 
+def test_a_folder_whose_files_could_not_be_removed_at_first_goes_with_them(tmp_path: Path, monkeypatch):
+    turner = Turner(tmp_path, recipe_folders=frozenset({"chat"}))  # type: ignore[arg-type]
+    inbox = turner.door.inbox.path
+    for folder in ("together", "chat", "check/chat", "check/two"):
+        (inbox / folder).mkdir(parents=True)
+        (inbox / folder / "train.jsonl").write_text(f'{{"text": "{folder}"}}\n')
+
+    def refused(self: Inbox, path: str, entry: Entry) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "remove", refused)
+        turner.turn(surveys=2, until=lambda: len(turner.jobs()) == 4)
+        turner.turn(surveys=2)
+    turner.shift += 100.0
+    turner.turn(surveys=3)
+    assert sorted(str(path.relative_to(inbox)) for path in inbox.rglob("[a-z]*")) == ["chat", "check", "check/chat"]
+
+
 def test_one_busy_file_does_not_hold_up_another(tmp_path: Path):
     turner = Turner(tmp_path, quiet_seconds=0.2)
     with (turner.door.inbox.path / "busy.jsonl").open("ab") as busy:
