@@ -27,7 +27,9 @@ def running() -> frozenset[Process]:
 def left_running(before: frozenset[Process], *, with_held: bool = False) -> dict[int, str]:
     """The commands of what runs below this process, but for what ran `before` or is held, and what these started."""
     found: dict[int, str] = {}
-    _look_below("self", before if with_held else before | _held, found)
+    # Twice: one that loses its parent meanwhile is on its way to us, and nobody's child in the first look.
+    for _ in range(2):
+        _look_below("self", before if with_held else before | _held, found)
     return found
 
 
