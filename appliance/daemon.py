@@ -31,7 +31,7 @@ from appliance.lock import InstanceLock
 from appliance.memory import memory_floors, read_memory
 from appliance.opening import open_database
 from appliance.pipeline import Pipeline
-from appliance.places import Places, library_recipes, make_folders
+from appliance.places import Places, highest_number, library_recipes, make_folders
 from appliance.processes import StageProcess, boot_id, start_stage
 from appliance.pushes import Pushes
 from appliance.reception import Reception
@@ -159,7 +159,7 @@ class Appliance:
             logger.info("goes on after an interruption", extra={"job": job.id})
         self.pushes.recover()
         outbox.remove_partials(self.places.outbox)
-        self.store.use_up(outbox.highest_number(self.places.outbox))
+        self.store.use_up(highest_number(self.places.outbox))
         self.tidying.recover()
 
     def prepare_inbox(self, *, take_over: bool = False) -> None:

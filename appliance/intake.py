@@ -22,9 +22,9 @@ from appliance.files import sync
 from appliance.inbox import Inbox
 from appliance.job import DroppedFile, Job, JobState, Outcome, Role, Stage
 from appliance.job_dir import JobDir
-from appliance.names import job_id, job_number, parse_number, printable
+from appliance.names import job_id, parse_number, printable
 from appliance.outbox import find_result
-from appliance.places import Places
+from appliance.places import Places, highest_number
 from appliance.recipe_yaml import parse_recipe
 from appliance.sightings import Entry
 from appliance.store import DropKey, Store
@@ -83,8 +83,7 @@ def remove_source(inbox: Inbox, path: str, entry: Entry, folder: str | None = No
 
 def next_number(store: Store, places: Places) -> int:
     """The next sequence number: above every job, every job directory, and what was seen in the outbox."""
-    numbers = (job_number(name) for name in os.listdir(places.jobs))
-    return max([store.highest_number(), *(number for number in numbers if number is not None)]) + 1
+    return max(store.highest_number(), highest_number(places.jobs)) + 1
 
 
 def settle_orphan(path: Path, *, present: Callable[[str], Entry | None], store: Store, incoming: Path) -> Job | None:

@@ -5,13 +5,15 @@ Whatever died, the next start looks at the job directory and runs the first stag
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from appliance import exits
 from appliance.hub_rows import dataset_to_fetch
 from appliance.job import LANES, Job, Lane, Stage
 from appliance.job_dir import JobDir
 from appliance.priorities import rank
+
+Result = dict[str, Any]
 
 ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE, Stage.TRAIN, Stage.VERIFY)
 DRY_RUN_ORDER: Final = (Stage.CHECK, Stage.FETCH, Stage.PREPARE)
@@ -26,23 +28,23 @@ def next_stage(job: Job, job_dir: JobDir) -> Stage:
     order = DRY_RUN_ORDER if job.dry_run else ORDER
     if job_dir.result(Stage.CHECK) is None and dataset_to_fetch(job, job_dir) is not None:
         return Stage.FETCH
-    stage = next((stage for stage in order if not _is_done(stage, job_dir)), Stage.PUBLISH)
-    return Stage.FETCH if stage in NEED_THE_MODEL and not _has_model(job_dir) else stage
+    results: dict[Stage, Result] = {}
+    for stage in order:
+        result = job_dir.result(stage)
+        # Where the rows came from the Hub, fetch has a result before it has the model.
+        if result is None or (stage is Stage.FETCH and "rows" in result):
+            gone = stage in NEED_THE_MODEL and not _has_model(results[Stage.FETCH], job_dir)
+            return Stage.FETCH if gone else stage
+        results[stage] = result
+    return Stage.PUBLISH
 
 
-def _is_done(stage: Stage, job_dir: JobDir) -> bool:
-    """Whether a stage has its result. Where the rows came from the Hub, fetch has one before it has the model."""
-    result = job_dir.result(stage)
-    return result is not None and not (stage is Stage.FETCH and "rows" in result)
-
-
-def _has_model(job_dir: JobDir) -> bool:
+def _has_model(fetched: Result, job_dir: JobDir) -> bool:
     """Whether the base model is where it was fetched to, as far as that can be seen in no time.
 
     Of the state folder's own cache only, which people clear to make room: a disk elsewhere may hang. What a stage does
     not find there, it says itself.
     """
-    fetched = job_dir.result(Stage.FETCH) or {}
     folder = Path(fetched.get("path", ""))
     own_cache = job_dir.path.parents[1] / "cache"
     return not fetched.get("gone") and (not folder.is_relative_to(own_cache) or (folder / "config.json").exists())
@@ -54,7 +56,7 @@ def has_ended_well(stage: Stage, job_dir: JobDir) -> bool:
     result = job_dir.result(stage)
     if result is not None and stage is Stage.FETCH and "rows" in result:
         return job_dir.result(Stage.CHECK) is None
-    return result is not None and (stage is not Stage.FETCH or _has_model(job_dir))
+    return result is not None and (stage is not Stage.FETCH or _has_model(result, job_dir))
 
 
 def startable(

@@ -71,12 +71,6 @@ def find_result(outbox: Path, job_id: str) -> Path | None:
     return next((path for path in names if path.is_dir()), None)
 
 
-def highest_number(outbox: Path) -> int:
-    """The highest job number that anything in the outbox is called by; 0 when there is none. Raises OSError."""
-    numbers = (job_number(name) for name in os.listdir(outbox))
-    return max((number for number in numbers if number is not None), default=0)
-
-
 def _already_there(final: Path, job_uuid: str) -> Path:
     try:
         same = read_manifest(final)["job_uuid"] == job_uuid

@@ -74,7 +74,7 @@ class Pipeline:
         mark = progress_mark(self.dir(job))
         with self.store.transaction():
             # What is finished is never given up: publishing is tried until it succeeds.
-            if stage is not Stage.PUBLISH and tries(self.store, job, stage, self.dir(job)) >= self.max_attempts:
+            if stage is not Stage.PUBLISH and tries(self.store, job, stage, mark=mark) >= self.max_attempts:
                 self._give_up(job, stage, now=now)
                 return None
             self.store.start_attempt(job.number, stage, mark=mark, boot_id=self.boot_id, now=now)

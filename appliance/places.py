@@ -1,5 +1,6 @@
 """The folders of an installation, and what lies where in them."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from appliance.errors import ApplianceError
+from appliance.names import job_number
 from appliance.settings import Settings
 
 
@@ -41,6 +43,12 @@ def resolved(folder: Path) -> Path:
 @cache
 def _resolved(folder: Path) -> Path:
     return folder.resolve()
+
+
+def highest_number(folder: Path) -> int:
+    """The highest job number that anything in a folder is called by; 0 when there is none. Raises OSError."""
+    numbers = (job_number(name) for name in os.listdir(folder))
+    return max((number for number in numbers if number is not None), default=0)
 
 
 def library_recipes(folder: Path) -> tuple[str, ...]:

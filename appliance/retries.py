@@ -40,7 +40,7 @@ def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store
         return Again(exits.backoff_seconds(ends_in_a_row(store, job, stage, EndKind.FAILED) - 1), waiting)
     if ended.failure in SMALLER_TRIES and stage is Stage.TRAIN:
         return Again() if _may_shrink(job, stage, ended.failure, job_dir, store) else None
-    begun = tries(store, job, stage, job_dir)
+    begun = tries(store, job, stage, mark=progress_mark(job_dir))
     if not ended.retried or begun >= max_attempts:
         return None
     if ended.failure is FailureClass.DISK_FULL:
@@ -49,13 +49,13 @@ def again(job: Job, stage: Stage, ended: StageEnd, job_dir: JobDir, store: Store
     return Again(exits.backoff_seconds(begun - 1))
 
 
-def tries(store: Store, job: Job, stage: Stage, job_dir: JobDir) -> int:
-    """How often a stage was begun without getting further: those of a training since its newest checkpoint.
+def tries(store: Store, job: Job, stage: Stage, *, mark: str) -> int:
+    """How often a stage was begun at `mark` without getting further; see `progress_mark`.
 
     A fetch may be done several times: rows, a model, and that model again wherever somebody made room.
     """
     done = _ends(store, job, stage).count(EndKind.DONE) if stage is Stage.FETCH else 0
-    return max(0, store.attempts(job.number, stage, mark=progress_mark(job_dir)) - done)
+    return max(0, store.attempts(job.number, stage, mark=mark) - done)
 
 
 def ends_in_a_row(store: Store, job: Job, stage: Stage, kind: EndKind) -> int:

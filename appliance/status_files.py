@@ -12,7 +12,7 @@ from appliance.inbox import Availability
 from appliance.job import ENDED, Job, Outcome, Stage
 from appliance.job_dir import JobDir
 from appliance.names import printable
-from appliance.outbox import highest_number
+from appliance.places import highest_number
 from appliance.progress import how_far
 from appliance.running import Running
 from appliance.settings import Settings

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -109,26 +109,25 @@ def clean(job: Job, job_dir: JobDir, store: Store, *, keep_dropped: bool = False
     """
     store.forget_progress(job.number)
     left = [path for stage in ORDER for path in (job_dir.path / stage).glob("*") if path.name not in KEPT_AFTER_THE_END]
-    refused = [error for path in left if (error := _remove(path)) is not None]
+    refused: OSError | None = None
+    for path in left:
+        try:
+            _remove(path)
+        except OSError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
     # Last: while it is there, the next start knows that cleaning is not finished.
-    if not refused and not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
-        refused = [error for error in (_remove(job_dir.dropped),) if error is not None]
-    if refused:
-        raise refused[0]
+    if not (keep_dropped and job.outcome is Outcome.SUCCEEDED):
+        _remove(job_dir.dropped)
 
 
-def _remove(path: Path) -> OSError | None:
-    """Remove a file or a folder with all that it holds. Returns why it is not gone, if it is not."""
-    try:
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return error
-    return None
+            path.unlink()
 
 
 def _may_be_there(path: Path) -> bool:

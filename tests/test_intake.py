@@ -14,7 +14,7 @@ from appliance.inbox import Availability
 from appliance.intake import settle_orphan
 from appliance.job import JobState, Outcome, Role, Stage, move
 from appliance.job_dir import JobDir
-from appliance.outbox import highest_number
+from appliance.places import highest_number
 from appliance.settling import DropState
 from appliance.sightings import Ending
 from tests.door import RECIPE, Door
